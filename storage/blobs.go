@@ -1,0 +1,144 @@
+package storage
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// StatBlob returns the size in bytes of a blob that a repository holds, or
+// ErrBlobUnknown.
+func (r *Registry) StatBlob(ctx context.Context, repository string, d digest.Digest) (int64, error) {
+	var size int64
+	err := r.database.Read(ctx).QueryRow(`
+		SELECT b.size FROM blobs b
+		JOIN repositories r ON r.name = $1
+		JOIN repository_blobs rb ON rb.repository = r.id AND rb.blob = b.id
+		WHERE b.digest = $2`, repository, d.String()).Scan(&size)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, blobUnknown(repository, d)
+	}
+	return size, err
+}
+
+// OpenBlob returns the bytes and the size of a blob that a repository holds, or
+// ErrBlobUnknown.
+func (r *Registry) OpenBlob(ctx context.Context, repository string, d digest.Digest) (io.ReadSeekCloser, int64, error) {
+	size, err := r.StatBlob(ctx, repository, d)
+	if err != nil {
+		return nil, 0, err
+	}
+	blob, err := r.blobs.Open(ctx, d)
+	return blob, size, err
+}
+
+// DeleteBlob takes a blob from a repository, or returns ErrBlobUnknown, or
+// ErrBlobReferenced while a manifest there names it. Its bytes stay until they are
+// collected.
+func (r *Registry) DeleteBlob(ctx context.Context, repository string, d digest.Digest) error {
+	return r.database.Write(ctx, func(tx Tx) error {
+		id, err := repositoryID(tx, repository)
+		if err != nil {
+			return err
+		}
+		var manifest string
+		err = tx.QueryRow(`
+			SELECT m.digest FROM manifest_references mr JOIN manifests m ON m.id = mr.manifest
+			WHERE mr.repository = $1 AND mr.digest = $2 LIMIT 1`, id, d.String()).Scan(&manifest)
+		if err == nil {
+			return fmt.Errorf("%w: manifest %s names it, delete that first", ErrBlobReferenced, manifest)
+		}
+		if !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		result, err := tx.Exec(`
+			DELETE FROM repository_blobs
+			WHERE repository = $1 AND blob = (SELECT id FROM blobs WHERE digest = $2)`, id, d.String())
+		if err != nil {
+			return err
+		}
+		if n, err := result.RowsAffected(); err != nil || n == 0 {
+			return errors.Join(err, blobUnknown(repository, d))
+		}
+		return nil
+	})
+}
+
+// MountBlob makes a blob that repository from holds part of another repository too.
+// With from empty any repository that readable accepts will do; a nil readable accepts
+// all. ErrBlobUnknown: there is none.
+func (r *Registry) MountBlob(ctx context.Context, repository, from string, d digest.Digest, readable func(repository string) bool) error {
+	return r.database.Write(ctx, func(tx Tx) error {
+		blob, err := mountSource(tx, from, d, readable)
+		if err != nil {
+			return err
+		}
+		id, err := ensureRepository(tx, repository)
+		if err != nil {
+			return err
+		}
+		return linkBlob(tx, id, blob)
+	})
+}
+
+// mountSource returns the key of a blob if some repository may give it away.
+func mountSource(tx Tx, from string, d digest.Digest, readable func(string) bool) (int64, error) {
+	rows, err := tx.Query(`
+		SELECT b.id, r.name FROM blobs b
+		JOIN repository_blobs rb ON rb.blob = b.id
+		JOIN repositories r ON r.id = rb.repository
+		WHERE b.digest = $1 AND ($2 = '' OR r.name = $2)`, d.String(), from)
+	if err != nil {
+		return 0, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var blob int64
+		var name string
+		if err := rows.Scan(&blob, &name); err != nil {
+			return 0, err
+		}
+		if readable == nil || readable(name) {
+			return blob, nil
+		}
+	}
+	return 0, errors.Join(rows.Err(), fmt.Errorf("%w: nowhere to mount %s from", ErrBlobUnknown, d))
+}
+
+// addBlob records that a repository holds blob d, whose bytes are in the blob store.
+func addBlob(tx Tx, repository string, d digest.Digest, size int64) error {
+	id, err := ensureRepository(tx, repository)
+	if err != nil {
+		return err
+	}
+	var blob int64
+	err = tx.QueryRow(`SELECT id FROM blobs WHERE digest = $1`, d.String()).Scan(&blob)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = tx.QueryRow(`INSERT INTO blobs (digest, size, created) VALUES ($1, $2, $3) RETURNING id`, d.String(), size, now()).Scan(&blob)
+	}
+	if err != nil {
+		return err
+	}
+	return linkBlob(tx, id, blob)
+}
+
+func linkBlob(tx Tx, repository, blob int64) error {
+	_, err := tx.Exec(`
+		INSERT INTO repository_blobs (repository, blob, created) VALUES ($1, $2, $3)
+		ON CONFLICT (repository, blob) DO NOTHING`, repository, blob, now())
+	return err
+}
+
+func holdsBlob(q Querier, repository int64, d digest.Digest) (bool, error) {
+	return exists(q.QueryRow(`
+		SELECT 1 FROM blobs b JOIN repository_blobs rb ON rb.blob = b.id
+		WHERE rb.repository = $1 AND b.digest = $2`, repository, d.String()))
+}
+
+func blobUnknown(repository string, d digest.Digest) error {
+	return fmt.Errorf("%w: %s is not in repository %q", ErrBlobUnknown, d, repository)
+}

@@ -1,0 +1,60 @@
+package storage
+
+import (
+	"context"
+	"io"
+	"iter"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// BlobStore keeps the bytes of blobs by digest, shared by all repositories, and of
+// uploads on their way to become blobs. It knows nothing of repositories: which of them
+// holds a blob is a fact in the [Database]. Package storagetest tells what every
+// implementation must do.
+type BlobStore interface {
+	// Open returns the bytes of blob d, or ErrBlobUnknown. What is opened stays readable
+	// when the blob is deleted meanwhile.
+	Open(ctx context.Context, d digest.Digest) (io.ReadSeekCloser, error)
+	// Delete removes the bytes of blob d; that there are none is no error.
+	Delete(ctx context.Context, d digest.Digest) error
+
+	// Writer goes on with the upload id, a UUID, from the state that Suspend gave in this
+	// or an earlier process; a state of size 0 begins it. The writer may hold more bytes
+	// than the state says, if a process ended while it wrote, or fewer, if the machine
+	// did. ErrUploadUnknown: the bytes are gone.
+	Writer(ctx context.Context, id string, state UploadState) (BlobWriter, error)
+	// Discard removes all that is kept of an upload; that there is nothing is no error.
+	Discard(ctx context.Context, id string) error
+	// Uploads lists the uploads that take room, those that a crash orphaned among them.
+	Uploads(ctx context.Context) iter.Seq2[string, error]
+
+	// Close releases the store. Nothing is written after it.
+	Close() error
+}
+
+// BlobWriter appends to one upload. It is used by one goroutine at a time, and ended by
+// one of Commit, Suspend and Discard.
+type BlobWriter interface {
+	// ReadFrom appends all of r. When r fails, what was read until then is kept. ErrFull:
+	// there is no room.
+	io.ReaderFrom
+	// Size returns how many bytes the upload has.
+	Size() int64
+	// Commit makes the upload the blob d. When it returns nil the blob is there and
+	// survives a loss of power. If the bytes have another digest it returns
+	// ErrDigestInvalid and the upload is as it was.
+	Commit(ctx context.Context, d digest.Digest) error
+	// Suspend ends the writer and returns what [BlobStore.Writer] needs to go on.
+	Suspend() (UploadState, error)
+	// Discard ends the writer and removes the upload.
+	Discard() error
+}
+
+// UploadState is where an upload stands.
+type UploadState struct {
+	Algorithm digest.Algorithm
+	Size      int64  // bytes that Hash covers
+	Hash      []byte // the marshaled hash of those bytes
+	Store     []byte // the store's own, such as a multipart upload's parts
+}

@@ -1,0 +1,53 @@
+package storage
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"io/fs"
+)
+
+// Database runs SQL over the registry's schema. The statements are the same for every
+// engine: standard SQL with $1, $2, … in the order of their first use.
+type Database interface {
+	// Read returns a querier outside any transaction.
+	Read(ctx context.Context) Querier
+	// Write runs f in a transaction and returns nil once that is durable. An error of f
+	// undoes what f did and is returned as it is. f may be run again after a conflict, so
+	// it must not change anything else. The engine decides how many Writes share one
+	// commit.
+	Write(ctx context.Context, f func(Tx) error) error
+	// Shared tells whether other processes may write to the database, so that nothing
+	// that can change may be remembered from it.
+	Shared() bool
+	// Close ends the database. Writes that wait are finished first.
+	Close() error
+}
+
+// Querier reads.
+type Querier interface {
+	Query(query string, args ...any) (*sql.Rows, error)
+	QueryRow(query string, args ...any) Row
+}
+
+// Row is what a query found: its first row, or [sql.ErrNoRows].
+type Row interface{ Scan(dest ...any) error }
+
+// Tx reads and writes within a transaction.
+type Tx interface {
+	Querier
+	Exec(query string, args ...any) (sql.Result, error)
+}
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Migrations returns the schema's steps, for pressly/goose, in SQLite's words. Other
+// engines have their own for "INTEGER PRIMARY KEY", a key that counts by itself.
+func Migrations() fs.FS {
+	sub, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		panic(err) // the folder is embedded above
+	}
+	return sub
+}

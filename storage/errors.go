@@ -1,0 +1,30 @@
+package storage
+
+import "errors"
+
+// What a registry refuses, one sentinel for each of the distribution spec's error
+// codes that storage can tell. Errors that are returned wrap one of them with what
+// was wrong, in words that the person who pushes or pulls can act on.
+var (
+	ErrBlobUnknown         = errors.New("blob unknown")
+	ErrBlobReferenced      = errors.New("blob is in use")
+	ErrUploadUnknown       = errors.New("upload unknown")
+	ErrUploadInvalid       = errors.New("upload invalid")
+	ErrRangeInvalid        = errors.New("chunk out of order")
+	ErrDigestInvalid       = errors.New("digest invalid")
+	ErrSizeInvalid         = errors.New("size invalid")
+	ErrManifestUnknown     = errors.New("manifest unknown")
+	ErrManifestInvalid     = errors.New("manifest invalid")
+	ErrManifestTooLarge    = errors.New("manifest too large")
+	ErrManifestBlobUnknown = errors.New("manifest names content that is not in the repository")
+	ErrNameInvalid         = errors.New("repository name invalid")
+	ErrNameUnknown         = errors.New("repository unknown")
+	ErrTagInvalid          = errors.New("tag invalid")
+	ErrTagExists           = errors.New("tag exists with another digest")
+
+	// ErrFull means that the disk, or the quota that stands for it, has no room left.
+	// Nothing of the refused write stays.
+	ErrFull = errors.New("storage is full")
+	// ErrInUse means that another process owns the storage.
+	ErrInUse = errors.New("storage is in use by another process")
+)

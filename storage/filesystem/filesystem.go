@@ -1,0 +1,297 @@
+// Package filesystem keeps blobs as plain files: blobs/<algorithm>/<2 hex>/<hex>, and
+// uploads/<id> while they arrive. A file is hashed as it is written, synced, renamed to
+// its digest and its folder synced, in this order, so that a name under blobs never
+// stands for other bytes, not even after a loss of power.
+package filesystem
+
+import (
+	"context"
+	"encoding"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/eblume/caddy-registry/storage"
+)
+
+// Store is a [storage.BlobStore] in a folder.
+type Store struct {
+	dir    string
+	disk   Disk
+	unlock func() error
+}
+
+// Open returns the store in dir, which is made if need be, or [storage.ErrInUse].
+func Open(ctx context.Context, dir string) (*Store, error) {
+	if err := (osDisk{}).MkdirAll(dir); err != nil {
+		return nil, err
+	}
+	unlock, err := storage.Lock(ctx, filepath.Join(dir, "lock"))
+	if err != nil {
+		return nil, err
+	}
+	s, err := OpenDisk(dir, osDisk{})
+	if err != nil {
+		return nil, errors.Join(err, unlock())
+	}
+	s.unlock = unlock
+	return s, nil
+}
+
+// OpenDisk is Open on a given disk, whose owner is the caller.
+func OpenDisk(dir string, disk Disk) (*Store, error) {
+	s := &Store{dir: dir, disk: disk, unlock: func() error { return nil }}
+	if err := disk.MkdirAll(filepath.Join(dir, "uploads")); err != nil {
+		return nil, err
+	}
+	for _, algorithm := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
+		if err := s.makeFolders(algorithm); err != nil {
+			return nil, err
+		}
+	}
+	return s, errors.Join(disk.SyncDir(filepath.Join(dir, "blobs")), disk.SyncDir(dir))
+}
+
+// makeFolders makes blobs/<algorithm>/<00 to ff>, durably. They are all there before
+// the first blob: a folder made on the way would have to be synced by each of the
+// uploads that find it there.
+func (s *Store) makeFolders(algorithm digest.Algorithm) error {
+	folder := filepath.Join(s.dir, "blobs", algorithm.String())
+	entries, err := s.disk.ReadDir(folder)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if len(entries) < 256 {
+		for i := range 256 {
+			if err := s.disk.MkdirAll(filepath.Join(folder, fmt.Sprintf("%02x", i))); err != nil {
+				return err
+			}
+		}
+	}
+	return s.disk.SyncDir(folder)
+}
+
+// Close lets another process open the store.
+func (s *Store) Close() error { return s.unlock() }
+
+func (s *Store) blobPath(d digest.Digest) string {
+	hex := d.Encoded()
+	return filepath.Join(s.dir, "blobs", d.Algorithm().String(), hex[:2], hex)
+}
+
+func (s *Store) uploadPath(id string) string {
+	return filepath.Join(s.dir, "uploads", id)
+}
+
+// Open implements [storage.BlobStore]; what it returns is an [*os.File].
+func (s *Store) Open(_ context.Context, d digest.Digest) (io.ReadSeekCloser, error) {
+	f, err := s.disk.OpenFile(s.blobPath(d), os.O_RDONLY)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: no file has the bytes of %s", storage.ErrBlobUnknown, d)
+	}
+	return f, err
+}
+
+// Delete implements [storage.BlobStore].
+func (s *Store) Delete(_ context.Context, d digest.Digest) error {
+	return ignoreNotExist(s.disk.Remove(s.blobPath(d)))
+}
+
+// Discard implements [storage.BlobStore].
+func (s *Store) Discard(_ context.Context, id string) error {
+	return ignoreNotExist(s.disk.Remove(s.uploadPath(id)))
+}
+
+// Uploads implements [storage.BlobStore].
+func (s *Store) Uploads(context.Context) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		entries, err := s.disk.ReadDir(filepath.Join(s.dir, "uploads"))
+		if err != nil {
+			yield("", err)
+			return
+		}
+		for _, entry := range entries {
+			if !yield(entry.Name(), nil) {
+				return
+			}
+		}
+	}
+}
+
+// Writer implements [storage.BlobStore].
+func (s *Store) Writer(_ context.Context, id string, state storage.UploadState) (storage.BlobWriter, error) {
+	flag := os.O_RDWR
+	if state.Size == 0 {
+		flag |= os.O_CREATE
+	}
+	f, err := s.disk.OpenFile(s.uploadPath(id), flag)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: its bytes are gone, begin a new one", storage.ErrUploadUnknown)
+	}
+	if err != nil {
+		return nil, diskError(err)
+	}
+	w := &writer{store: s, id: id, file: f, algorithm: state.Algorithm}
+	if err := w.resume(state); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return w, nil
+}
+
+type writer struct {
+	store     *Store
+	id        string
+	file      File // nil once it is closed
+	algorithm digest.Algorithm
+	hash      hash.Hash // of all bytes of the file
+	size      int64
+}
+
+// resume brings the hash to the end of the file, from where state says if it can.
+func (w *writer) resume(state storage.UploadState) error {
+	info, err := w.file.Stat()
+	if err != nil {
+		return err
+	}
+	w.hash = w.algorithm.Hash()
+	if state.Size > 0 && state.Size <= info.Size() {
+		if err := w.hash.(encoding.BinaryUnmarshaler).UnmarshalBinary(state.Hash); err != nil {
+			return fmt.Errorf("hash of upload %s: %w", w.id, err)
+		}
+		w.size = state.Size
+	}
+	if _, err := w.file.Seek(w.size, io.SeekStart); err != nil {
+		return err
+	}
+	if w.size == info.Size() {
+		return nil
+	}
+	n, err := io.Copy(w.hash, w.file)
+	w.size += n
+	return err
+}
+
+// bufferSize is what is read, hashed and written at a time. Larger is no faster; with
+// hundreds of pushes at once it is memory.
+const bufferSize = 256 << 10
+
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
+// ReadFrom implements [io.ReaderFrom].
+func (w *writer) ReadFrom(r io.Reader) (total int64, err error) {
+	buf := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(buf)
+	for {
+		n, readErr := r.Read(buf[:])
+		if n > 0 {
+			written, err := w.file.Write(buf[:n])
+			w.hash.Write(buf[:written])
+			w.size += int64(written)
+			total += int64(written)
+			if err != nil {
+				return total, diskError(err)
+			}
+		}
+		if readErr == io.EOF {
+			return total, nil
+		}
+		if readErr != nil {
+			return total, readErr
+		}
+	}
+}
+
+func (w *writer) Size() int64 { return w.size }
+
+func (w *writer) Commit(_ context.Context, d digest.Digest) error {
+	sum, err := w.digest(d.Algorithm())
+	if err != nil {
+		return err
+	}
+	if sum != d {
+		return fmt.Errorf("%w: the %d bytes that arrived have digest %s, not %s", storage.ErrDigestInvalid, w.size, sum, d)
+	}
+	if err := w.file.Sync(); err != nil {
+		return diskError(err)
+	}
+	if err := w.close(); err != nil {
+		return diskError(err)
+	}
+	return diskError(w.store.publish(w.id, d))
+}
+
+// digest returns the digest of the whole upload, which is read again if it was hashed
+// by another algorithm: clients need not say at the start which one they will use.
+func (w *writer) digest(algorithm digest.Algorithm) (digest.Digest, error) {
+	if algorithm == w.algorithm {
+		return digest.NewDigest(algorithm, w.hash), nil
+	}
+	if _, err := w.file.Seek(0, io.SeekStart); err != nil {
+		return "", err
+	}
+	h := algorithm.Hash()
+	_, err := io.Copy(h, w.file)
+	return digest.NewDigest(algorithm, h), err
+}
+
+// publish gives a synced upload its name, durably.
+func (s *Store) publish(id string, d digest.Digest) error {
+	to := s.blobPath(d)
+	if err := s.disk.Rename(s.uploadPath(id), to); err != nil {
+		return err
+	}
+	return s.disk.SyncDir(filepath.Dir(to))
+}
+
+func (w *writer) Suspend() (storage.UploadState, error) {
+	state := storage.UploadState{Algorithm: w.algorithm, Size: w.size}
+	var err error
+	if w.size > 0 {
+		state.Hash, err = w.hash.(encoding.BinaryMarshaler).MarshalBinary()
+	}
+	return state, errors.Join(err, w.close())
+}
+
+func (w *writer) Discard() error {
+	return errors.Join(w.close(), w.store.Discard(context.Background(), w.id))
+}
+
+func (w *writer) close() error {
+	if w.file == nil {
+		return nil
+	}
+	err := w.file.Close()
+	w.file = nil
+	return err
+}
+
+// diskError tells a full disk, or a used-up quota, from other errors.
+func diskError(err error) error {
+	if isFull(err) {
+		return fmt.Errorf("%w: %w", storage.ErrFull, err)
+	}
+	return err
+}
+
+func ignoreNotExist(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Interface guards
+var (
+	_ storage.BlobStore  = (*Store)(nil)
+	_ storage.BlobWriter = (*writer)(nil)
+	_ File               = (*os.File)(nil)
+)

@@ -1,0 +1,13 @@
+package filesystem
+
+import (
+	"errors"
+
+	"golang.org/x/sys/windows"
+)
+
+// isFull tells a disk, or the user's share of it, that has no room.
+func isFull(err error) bool {
+	return errors.Is(err, windows.ERROR_DISK_FULL) || errors.Is(err, windows.ERROR_HANDLE_DISK_FULL) ||
+		errors.Is(err, windows.ERROR_DISK_QUOTA_EXCEEDED)
+}

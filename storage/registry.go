@@ -1,0 +1,133 @@
+// Package storage keeps what a registry keeps: the bytes of blobs in a [BlobStore], and
+// everything else (repositories, manifests, tags, referrers, uploads under way) as facts
+// in a [Database]. [Registry] joins the two and makes the promises: what it has said
+// yes to survives a crash, bytes have the digest that they are asked by, and a tag
+// never names a manifest that is not there.
+//
+// Bytes always come before the facts that mention them, and go after.
+package storage
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// Registry is a registry's content. Its methods are safe for concurrent use and return
+// errors that wrap this package's sentinels.
+type Registry struct {
+	blobs     BlobStore
+	database  Database
+	manifests *manifestCache
+
+	mu      sync.Mutex
+	uploads map[string]*uploadLock // those that a request works on
+}
+
+// New returns the registry over bytes and facts, which it owns from now on, and removes
+// uploads that a crash left without a fact.
+func New(ctx context.Context, blobs BlobStore, database Database) (*Registry, error) {
+	r := &Registry{
+		blobs:     blobs,
+		database:  database,
+		manifests: newManifestCache(),
+		uploads:   make(map[string]*uploadLock),
+	}
+	if err := r.discardOrphans(ctx); err != nil {
+		return nil, fmt.Errorf("cleaning up uploads: %w", err)
+	}
+	return r, nil
+}
+
+// Close ends the registry; no method may be called after it.
+func (r *Registry) Close() error {
+	return errors.Join(r.database.Close(), r.blobs.Close())
+}
+
+// Repositories returns up to n names of repositories that hold at least one manifest,
+// in bytewise order after last.
+func (r *Registry) Repositories(ctx context.Context, last string, n int) ([]string, error) {
+	return scanStrings(r.database.Read(ctx).Query(`
+		SELECT name FROM repositories
+		WHERE name > $1 AND EXISTS (SELECT 1 FROM manifests WHERE repository = repositories.id)
+		ORDER BY name LIMIT $2`, last, n))
+}
+
+// Tags returns up to n tags of a repository in bytewise order after last, or
+// ErrNameUnknown.
+func (r *Registry) Tags(ctx context.Context, repository, last string, n int) ([]string, error) {
+	read := r.database.Read(ctx)
+	id, err := repositoryID(read, repository)
+	if err != nil {
+		return nil, err
+	}
+	return scanStrings(read.Query(`
+		SELECT name FROM tags WHERE repository = $1 AND name > $2
+		ORDER BY name LIMIT $3`, id, last, n))
+}
+
+// Stats counts what is kept.
+type Stats struct {
+	Repositories int64 `json:"repositories"`
+	Manifests    int64 `json:"manifests"`
+	Tags         int64 `json:"tags"`
+	Blobs        int64 `json:"blobs"`      // blobs with bytes in the blob store
+	BlobBytes    int64 `json:"blob_bytes"` // each blob once, however many repositories hold it
+	Uploads      int64 `json:"uploads"`    // under way
+}
+
+// Stats counts what is kept.
+func (r *Registry) Stats(ctx context.Context) (Stats, error) {
+	var s Stats
+	err := r.database.Read(ctx).QueryRow(`
+		SELECT (SELECT count(*) FROM repositories WHERE EXISTS (SELECT 1 FROM manifests WHERE repository = repositories.id)),
+			(SELECT count(*) FROM manifests),
+			(SELECT count(*) FROM tags),
+			(SELECT count(*) FROM blobs),
+			(SELECT coalesce(sum(size), 0) FROM blobs),
+			(SELECT count(*) FROM uploads)`).
+		Scan(&s.Repositories, &s.Manifests, &s.Tags, &s.Blobs, &s.BlobBytes, &s.Uploads)
+	return s, err
+}
+
+// repositoryID returns the key of a repository, or ErrNameUnknown.
+func repositoryID(q Querier, name string) (int64, error) {
+	var id int64
+	err := q.QueryRow(`SELECT id FROM repositories WHERE name = $1`, name).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, fmt.Errorf("%w: there is no repository %q", ErrNameUnknown, name)
+	}
+	return id, err
+}
+
+// ensureRepository returns the key of a repository, which it makes if need be.
+func ensureRepository(tx Tx, name string) (int64, error) {
+	id, err := repositoryID(tx, name)
+	if !errors.Is(err, ErrNameUnknown) {
+		return id, err
+	}
+	err = tx.QueryRow(`INSERT INTO repositories (name, created) VALUES ($1, $2) RETURNING id`, name, now()).Scan(&id)
+	return id, err
+}
+
+// now is the time as the facts keep it: seconds since 1970.
+func now() int64 { return time.Now().Unix() }
+
+func scanStrings(rows *sql.Rows, err error) ([]string, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var all []string
+	for rows.Next() {
+		var s string
+		if err := rows.Scan(&s); err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	return all, rows.Err()
+}

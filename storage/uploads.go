@@ -1,0 +1,326 @@
+package storage
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/opencontainers/go-digest"
+)
+
+// Body is the content that a request sends.
+type Body interface {
+	io.Reader
+	// Interrupt makes Read, which may be waiting for a client that is long gone, return
+	// an error soon. It is called from another goroutine.
+	Interrupt()
+}
+
+// uploadLock is held by the one request that works on an upload.
+type uploadLock struct {
+	body     Body
+	released chan struct{}
+}
+
+// uploadWait is how long a request waits for another one to let go of an upload.
+const uploadWait = 10 * time.Second
+
+// lockUpload makes the caller the only one who works on an upload. A request that is
+// still waiting for bytes is interrupted: a client that asks again has lost that
+// connection, whether or not the server has noticed.
+func (r *Registry) lockUpload(ctx context.Context, id string, body Body) (unlock func(), err error) {
+	timeout := time.NewTimer(uploadWait)
+	defer timeout.Stop()
+	mine := &uploadLock{body: body, released: make(chan struct{})}
+	for {
+		r.mu.Lock()
+		other := r.uploads[id]
+		if other == nil {
+			r.uploads[id] = mine
+			r.mu.Unlock()
+			return func() {
+				r.mu.Lock()
+				delete(r.uploads, id)
+				r.mu.Unlock()
+				close(mine.released)
+			}, nil
+		}
+		r.mu.Unlock()
+		if other.body != nil {
+			other.body.Interrupt()
+		}
+		select {
+		case <-other.released:
+		case <-timeout.C:
+			return nil, fmt.Errorf("%w: another request is writing to it, try again", ErrUploadInvalid)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// StartUpload begins an upload to a repository and returns its id. It outlives the
+// process.
+func (r *Registry) StartUpload(ctx context.Context, repository string, algorithm digest.Algorithm) (string, error) {
+	id := uuid.NewString()
+	return id, r.database.Write(ctx, func(tx Tx) error {
+		at := now()
+		_, err := tx.Exec(`
+			INSERT INTO uploads (id, repository, algorithm, size, created, updated)
+			VALUES ($1, $2, $3, 0, $4, $5)`, id, repository, algorithm.String(), at, at)
+		return err
+	})
+}
+
+// UploadSize returns how many bytes of an upload have arrived, or ErrUploadUnknown.
+func (r *Registry) UploadSize(ctx context.Context, repository, id string) (int64, error) {
+	unlock, err := r.lockUpload(ctx, id, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	state, err := r.uploadState(ctx, repository, id)
+	if err != nil {
+		return 0, err
+	}
+	w, err := r.blobs.Writer(ctx, id, state)
+	if err != nil {
+		return 0, err
+	}
+	_, err = w.Suspend()
+	return w.Size(), err
+}
+
+// Chunk is a piece of an upload.
+type Chunk struct {
+	Body Body
+	// Start is the offset of its first byte, which must be where the upload stands, else
+	// ErrRangeInvalid. Negative: wherever that is.
+	Start int64
+	// Size is the most bytes that it may have; with more the upload is refused as
+	// ErrSizeInvalid and gone. Negative: any.
+	Size int64
+}
+
+// AppendUpload adds a chunk to an upload and returns how many bytes that has now, with
+// ErrRangeInvalid too. What arrived of a chunk that broke off is kept.
+func (r *Registry) AppendUpload(ctx context.Context, repository, id string, chunk Chunk) (int64, error) {
+	w, unlock, err := r.receive(ctx, repository, id, chunk)
+	if err != nil {
+		return sizeOf(w), err
+	}
+	defer unlock()
+	return w.Size(), r.suspendUpload(ctx, id, w)
+}
+
+// FinishUpload adds the last chunk, which may be empty, and makes the upload the blob d
+// of its repository. When it returns nil that is durable. With other bytes than d says
+// it returns ErrDigestInvalid and the upload is gone. The size is that of AppendUpload.
+func (r *Registry) FinishUpload(ctx context.Context, repository, id string, chunk Chunk, d digest.Digest) (int64, error) {
+	w, unlock, err := r.receive(ctx, repository, id, chunk)
+	if err != nil {
+		return sizeOf(w), err
+	}
+	defer unlock()
+	return w.Size(), r.commitUpload(ctx, repository, id, w, d)
+}
+
+// PushBlob makes body the blob d of a repository in one step: nothing of it stays
+// unless it returns nil.
+func (r *Registry) PushBlob(ctx context.Context, repository string, body io.Reader, d digest.Digest) error {
+	id := uuid.NewString()
+	w, err := r.blobs.Writer(ctx, id, UploadState{Algorithm: d.Algorithm()})
+	if err != nil {
+		return err
+	}
+	if err := copyBody(w, body, -1); err != nil {
+		return errors.Join(err, w.Discard())
+	}
+	return r.commitUpload(ctx, repository, id, w, d)
+}
+
+// CancelUpload ends an upload and removes what arrived of it.
+func (r *Registry) CancelUpload(ctx context.Context, repository, id string) error {
+	unlock, err := r.lockUpload(ctx, id, nil)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := r.uploadState(ctx, repository, id); err != nil {
+		return err
+	}
+	return errors.Join(r.forgetUpload(ctx, id), r.blobs.Discard(ctx, id))
+}
+
+// ExpireUploads cancels uploads to which nothing was added since before.
+func (r *Registry) ExpireUploads(ctx context.Context, before time.Time) error {
+	ids, err := scanStrings(r.database.Read(ctx).Query(`SELECT id FROM uploads WHERE updated < $1`, before.Unix()))
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		r.mu.Lock()
+		busy := r.uploads[id] != nil
+		r.mu.Unlock()
+		if busy {
+			continue // something is being added
+		}
+		if err := errors.Join(r.forgetUpload(ctx, id), r.blobs.Discard(ctx, id)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// discardOrphans removes the bytes of uploads that no fact mentions. It must not run
+// beside other methods: an upload's bytes may come before its fact.
+func (r *Registry) discardOrphans(ctx context.Context) error {
+	for id, err := range r.blobs.Uploads(ctx) {
+		if err != nil {
+			return err
+		}
+		known, err := exists(r.database.Read(ctx).QueryRow(`SELECT 1 FROM uploads WHERE id = $1`, id))
+		if err != nil {
+			return err
+		}
+		if known {
+			continue
+		}
+		if err := r.blobs.Discard(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// uploadState returns what the facts know of an upload, or ErrUploadUnknown.
+func (r *Registry) uploadState(ctx context.Context, repository, id string) (UploadState, error) {
+	var s UploadState
+	err := r.database.Read(ctx).QueryRow(`
+		SELECT algorithm, size, hash, store_state FROM uploads WHERE id = $1 AND repository = $2`, id, repository).
+		Scan(&s.Algorithm, &s.Size, &s.Hash, &s.Store)
+	if errors.Is(err, sql.ErrNoRows) {
+		return s, fmt.Errorf("%w: it was never begun in %q, or is finished, cancelled or expired; begin a new one", ErrUploadUnknown, repository)
+	}
+	return s, err
+}
+
+// receive appends a chunk to an upload. With an error, what arrived is recorded or the
+// upload is gone, and the lock is released; the writer is then only good for its size.
+func (r *Registry) receive(ctx context.Context, repository, id string, chunk Chunk) (_ BlobWriter, unlock func(), err error) {
+	release, err := r.lockUpload(ctx, id, chunk.Body)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
+	state, err := r.uploadState(ctx, repository, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	w, err := r.blobs.Writer(ctx, id, state)
+	if err != nil {
+		return nil, nil, err
+	}
+	if chunk.Start >= 0 && chunk.Start != w.Size() {
+		err := fmt.Errorf("%w: it starts at %d but the upload has %d bytes", ErrRangeInvalid, chunk.Start, w.Size())
+		return w, nil, errors.Join(err, r.suspendUpload(ctx, id, w))
+	}
+	if chunk.Body == nil {
+		return w, release, nil
+	}
+	err = copyBody(w, chunk.Body, chunk.Size)
+	switch {
+	case err == nil:
+		return w, release, nil
+	case errors.Is(err, ErrFull), errors.Is(err, ErrSizeInvalid):
+		return w, nil, errors.Join(err, w.Discard(), r.forgetUpload(ctx, id))
+	}
+	return w, nil, errors.Join(err, r.suspendUpload(ctx, id, w))
+}
+
+// copyBody appends body to w. An error of body is the client's: ErrUploadInvalid, or
+// ErrSizeInvalid if it has more than max bytes.
+func copyBody(w BlobWriter, body io.Reader, max int64) error {
+	client := &clientReader{Reader: body}
+	var source io.Reader = client
+	if max >= 0 {
+		source = io.LimitReader(client, max)
+	}
+	_, err := w.ReadFrom(source)
+	if client.err != nil {
+		return fmt.Errorf("%w: the request broke off, the upload has %d bytes: %w", ErrUploadInvalid, w.Size(), client.err)
+	}
+	if err != nil || max < 0 {
+		return err
+	}
+	if n, _ := io.ReadFull(client, make([]byte, 1)); n > 0 {
+		return fmt.Errorf("%w: more than the %d bytes of its range were sent", ErrSizeInvalid, max)
+	}
+	return nil
+}
+
+// clientReader remembers how reading failed, to tell it from how writing did.
+type clientReader struct {
+	io.Reader
+	err error
+}
+
+func (c *clientReader) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		c.err = err
+	}
+	return n, err
+}
+
+// suspendUpload records where an upload stands. The client may be gone by then; what it
+// sent is recorded all the same.
+func (r *Registry) suspendUpload(ctx context.Context, id string, w BlobWriter) error {
+	state, err := w.Suspend()
+	if err != nil {
+		return err
+	}
+	return r.database.Write(context.WithoutCancel(ctx), func(tx Tx) error {
+		_, err := tx.Exec(`UPDATE uploads SET size = $1, hash = $2, store_state = $3, updated = $4 WHERE id = $5`,
+			state.Size, state.Hash, state.Store, now(), id)
+		return err
+	})
+}
+
+// commitUpload makes an upload a blob of its repository. With an error it is gone.
+func (r *Registry) commitUpload(ctx context.Context, repository, id string, w BlobWriter, d digest.Digest) error {
+	ctx = context.WithoutCancel(ctx)
+	size := w.Size()
+	if err := w.Commit(ctx, d); err != nil {
+		return errors.Join(err, w.Discard(), r.forgetUpload(ctx, id))
+	}
+	return r.database.Write(ctx, func(tx Tx) error {
+		if err := addBlob(tx, repository, d, size); err != nil {
+			return err
+		}
+		_, err := tx.Exec(`DELETE FROM uploads WHERE id = $1`, id)
+		return err
+	})
+}
+
+func (r *Registry) forgetUpload(ctx context.Context, id string) error {
+	return r.database.Write(context.WithoutCancel(ctx), func(tx Tx) error {
+		_, err := tx.Exec(`DELETE FROM uploads WHERE id = $1`, id)
+		return err
+	})
+}
+
+func sizeOf(w BlobWriter) int64 {
+	if w == nil {
+		return 0
+	}
+	return w.Size()
+}
