@@ -1,0 +1,98 @@
+package distribution
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strings"
+
+	"github.com/eblume/caddy-registry/storage"
+)
+
+// Errors of requests that never reach storage.
+var (
+	errMethod      = errors.New("method is not allowed here")
+	errNoEndpoint  = errors.New("the distribution API has no such endpoint")
+	errForeignName = errors.New("name is another registry's")
+	errPaging      = errors.New("paging parameter invalid")
+	errRange       = errors.New("range not satisfiable")
+)
+
+// refusal is how an error is told: an HTTP status and one of the distribution spec's
+// error codes ("Error Codes").
+type refusal struct {
+	err    error
+	status int
+	code   string
+}
+
+var refusals = []refusal{
+	{storage.ErrBlobUnknown, http.StatusNotFound, "BLOB_UNKNOWN"},
+	{storage.ErrBlobReferenced, http.StatusMethodNotAllowed, "UNSUPPORTED"},
+	{storage.ErrUploadUnknown, http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN"},
+	{storage.ErrUploadInvalid, http.StatusBadRequest, "BLOB_UPLOAD_INVALID"},
+	{storage.ErrRangeInvalid, http.StatusRequestedRangeNotSatisfiable, "BLOB_UPLOAD_INVALID"},
+	{storage.ErrDigestInvalid, http.StatusBadRequest, "DIGEST_INVALID"},
+	{storage.ErrSizeInvalid, http.StatusBadRequest, "SIZE_INVALID"},
+	{storage.ErrManifestUnknown, http.StatusNotFound, "MANIFEST_UNKNOWN"},
+	{storage.ErrManifestInvalid, http.StatusBadRequest, "MANIFEST_INVALID"},
+	{storage.ErrManifestTooLarge, http.StatusRequestEntityTooLarge, "SIZE_INVALID"},
+	{storage.ErrManifestBlobUnknown, http.StatusBadRequest, "MANIFEST_BLOB_UNKNOWN"},
+	{storage.ErrNameInvalid, http.StatusBadRequest, "NAME_INVALID"},
+	{storage.ErrNameUnknown, http.StatusNotFound, "NAME_UNKNOWN"},
+	{storage.ErrTagInvalid, http.StatusBadRequest, "MANIFEST_INVALID"},
+	{storage.ErrTagExists, http.StatusForbidden, "DENIED"},
+	{errMethod, http.StatusMethodNotAllowed, "UNSUPPORTED"},
+	{errNoEndpoint, http.StatusNotFound, "UNSUPPORTED"},
+	{errForeignName, http.StatusMethodNotAllowed, "UNSUPPORTED"},
+	{errRange, http.StatusRequestedRangeNotSatisfiable, "SIZE_INVALID"},
+	{errPaging, http.StatusBadRequest, "UNSUPPORTED"},
+}
+
+// errorBody is the body of a refusal.
+type errorBody struct {
+	Errors []errorEntry `json:"errors"`
+}
+
+type errorEntry struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+// writeError answers with what err means to a client. Errors that it can do nothing
+// about are logged instead of told.
+func writeError(log *slog.Logger, w http.ResponseWriter, r *http.Request, err error) {
+	status, code, message := http.StatusInternalServerError, "UNKNOWN", "the registry failed to answer; its log says why"
+	if errors.Is(err, storage.ErrFull) {
+		status, code, message = http.StatusInsufficientStorage, "DENIED", storage.ErrFull.Error()
+		log.ErrorContext(r.Context(), "storage is full", "error", err)
+	} else if known := find(err); known != nil {
+		status, code, message = known.status, known.code, strings.ReplaceAll(err.Error(), "\n", "; ")
+	} else if r.Context().Err() == nil || !errors.Is(err, context.Canceled) {
+		log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	}
+	body, err := json.Marshal(errorBody{[]errorEntry{{code, message}}})
+	if err != nil {
+		panic(err) // two strings
+	}
+	h := w.Header()
+	for _, name := range []string{"Etag", "Cache-Control", "Docker-Content-Digest", "Content-Length"} {
+		h.Del(name) // meant for the content that is not sent
+	}
+	h["Content-Type"] = jsonType
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(body) // the client may be gone
+	}
+}
+
+func find(err error) *refusal {
+	for i := range refusals {
+		if errors.Is(err, refusals[i].err) {
+			return &refusals[i]
+		}
+	}
+	return nil
+}

@@ -1,0 +1,135 @@
+// Package distribution is the OCI distribution API as an http.Handler over a
+// [storage.Registry]: distribution-spec 1.1.1 and what its main branch adds.
+package distribution
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/eblume/caddy-registry/storage"
+)
+
+// Handler answers everything under /v2/. Its fields are not to be changed while it serves.
+type Handler struct {
+	Registry *storage.Registry
+	// Sparse tells what pushed manifests may name without its being there.
+	Sparse storage.Sparse
+	// Log takes what is wrong with the registry, not with requests.
+	Log *slog.Logger
+}
+
+// request is one request on its way through a Handler.
+type request struct {
+	*http.Request
+	target
+	w http.ResponseWriter
+}
+
+// respond answers a request, or returns why not before anything is written.
+type respond func(h *Handler, r request) error
+
+// endpoints tells who answers which method.
+var endpoints = map[endpoint]map[string]respond{
+	endpointPing:    {http.MethodGet: (*Handler).ping},
+	endpointCatalog: {http.MethodGet: (*Handler).listRepositories},
+	endpointTags:    {http.MethodGet: (*Handler).listTags},
+	endpointManifest: {
+		http.MethodGet:    (*Handler).getManifest,
+		http.MethodPut:    (*Handler).putManifest,
+		http.MethodDelete: (*Handler).deleteManifest,
+	},
+	endpointReferrers: {http.MethodGet: (*Handler).listReferrers},
+	endpointBlob: {
+		http.MethodGet:    (*Handler).getBlob,
+		http.MethodDelete: (*Handler).deleteBlob,
+	},
+	endpointUploads: {http.MethodPost: (*Handler).startUpload},
+	endpointUpload: {
+		http.MethodGet:    (*Handler).getUpload,
+		http.MethodPatch:  (*Handler).appendUpload,
+		http.MethodPut:    (*Handler).finishUpload,
+		http.MethodDelete: (*Handler).cancelUpload,
+	},
+}
+
+// Header values that many answers share. They are put into headers as they are, with
+// keys in canonical form.
+var (
+	apiVersion = []string{"registry/2.0"}
+	noSniff    = []string{"nosniff"}
+	// sandbox keeps what somebody pushed from running as a page of this origin.
+	sandbox     = []string{"default-src 'none'; sandbox"}
+	jsonType    = []string{"application/json"}
+	octetStream = []string{"application/octet-stream"}
+	acceptBytes = []string{"bytes"}
+	// A repository's content is for all, for ever: its name is its digest.
+	immutable = []string{"public, max-age=31536000, immutable"}
+	// A manifest's bytes are what its digest is of, so no proxy may encode them.
+	noTransform = []string{"no-transform"}
+)
+
+// ServeHTTP implements [http.Handler].
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	header := w.Header()
+	header["Docker-Distribution-Api-Version"] = apiVersion
+	header["X-Content-Type-Options"] = noSniff
+	header["Content-Security-Policy"] = sandbox
+	if err := h.serve(w, r); err != nil {
+		writeError(h.Log, w, r, err)
+	}
+}
+
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
+	t, err := parsePath(r.URL.EscapedPath())
+	if isPush(r.Method) && isForeign(t.repository) {
+		first, _, _ := strings.Cut(t.repository, "/")
+		return fmt.Errorf("%w: %q is a registry's host, push to a repository whose name begins otherwise", errForeignName, first)
+	}
+	if err != nil {
+		return err
+	}
+	methods := endpoints[t.endpoint]
+	method := r.Method
+	if method == http.MethodHead {
+		method = http.MethodGet // net/http leaves the body out
+	}
+	respond, ok := methods[method]
+	if !ok {
+		allowed := slices.Sorted(maps.Keys(methods))
+		if methods[http.MethodGet] != nil {
+			allowed = append(allowed, http.MethodHead)
+		}
+		w.Header().Set("Allow", strings.Join(allowed, ", "))
+		return fmt.Errorf("%w: %s, use one of %s", errMethod, r.Method, strings.Join(allowed, ", "))
+	}
+	return respond(h, request{r, t, w})
+}
+
+// isPush reports whether a method adds content. DELETE takes away, which names that take
+// no push allow too.
+func isPush(method string) bool {
+	return method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch
+}
+
+func (h *Handler) ping(r request) error {
+	r.w.Header()["Content-Type"] = jsonType
+	_, err := r.w.Write([]byte("{}"))
+	return ignoreClient(err)
+}
+
+// ignoreClient drops an error of writing to a client, whom nothing can be told any more.
+func ignoreClient(error) error { return nil }
+
+// abort ends an answer that cannot be completed: the connection is cut, so that the
+// client does not take what it has for the whole.
+func (h *Handler) abort(r request, err error) {
+	if !errors.Is(err, r.Context().Err()) {
+		h.Log.ErrorContext(r.Context(), "answer broke off", "path", r.URL.Path, "error", err)
+	}
+	panic(http.ErrAbortHandler)
+}
