@@ -1,0 +1,235 @@
+// Package caddymodule is what knows Caddy: the registry app, the HTTP handlers, their
+// Caddyfile and the command line. What they do is in the other packages.
+package caddymodule
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/eblume/caddy-registry/storage"
+)
+
+func init() {
+	caddy.RegisterModule(new(App))
+}
+
+// App keeps a registry's content. All handlers of a configuration share it, and it
+// stays open across configuration reloads.
+type App struct {
+	// Where blobs live. Default: the `filesystem` module with its own defaults.
+	StorageRaw json.RawMessage `json:"storage,omitempty" caddy:"namespace=registry.storage inline_key=module"`
+
+	// Where everything but blobs' bytes lives. Default: the `sqlite` module with its own
+	// defaults.
+	DatabaseRaw json.RawMessage `json:"database,omitempty" caddy:"namespace=registry.database inline_key=module"`
+
+	// What a pushed manifest may name without the repository having it: `index` (an index
+	// may name manifests that are not there, an image must be whole), `on` (images may
+	// lack blobs too) or `off` (neither). Default: `index`.
+	Sparse string `json:"sparse,omitempty"`
+
+	// How long an upload is kept to which nothing is added. Default: 24h.
+	UploadExpiry caddy.Duration `json:"upload_expiry,omitempty"`
+
+	storage  BlobStoreModule
+	database DatabaseModule
+	logger   *zap.Logger
+	stop     context.CancelFunc // ends what Start began
+
+	mu     sync.Mutex // held while opening and closing
+	opened *openRegistry
+}
+
+// BlobStoreModule is a guest in the namespace registry.storage.
+type BlobStoreModule interface {
+	// Directory is where a database file and the control socket go if nothing else is said.
+	Directory() string
+	// Key tells stores apart: two modules with one key open the same store.
+	Key() string
+	// Open opens the store.
+	Open(context.Context) (storage.BlobStore, error)
+}
+
+// DatabaseModule is a guest in the namespace registry.database.
+type DatabaseModule interface {
+	// Key tells databases apart, as that of blob stores; directory is that of the blob store.
+	Key(directory string) string
+	// Open opens the database.
+	Open(ctx context.Context, directory string) (storage.Database, error)
+}
+
+// CaddyModule returns the Caddy module information.
+func (*App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "registry", New: func() caddy.Module { return new(App) }}
+}
+
+// Provision sets up the app. It opens nothing: a configuration may be provisioned only
+// to be validated.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.logger = ctx.Logger()
+	if a.StorageRaw == nil {
+		a.StorageRaw = json.RawMessage(`{"module":"filesystem"}`)
+	}
+	if a.DatabaseRaw == nil {
+		a.DatabaseRaw = json.RawMessage(`{"module":"sqlite"}`)
+	}
+	if a.Sparse == "" {
+		a.Sparse = string(storage.SparseIndex)
+	}
+	if a.UploadExpiry == 0 {
+		a.UploadExpiry = caddy.Duration(24 * time.Hour)
+	}
+	module, err := ctx.LoadModule(a, "StorageRaw")
+	if err != nil {
+		return fmt.Errorf("storage: %w", err)
+	}
+	a.storage = module.(BlobStoreModule)
+	module, err = ctx.LoadModule(a, "DatabaseRaw")
+	if err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
+	a.database = module.(DatabaseModule)
+	return nil
+}
+
+// Validate checks the options that have a set of values.
+func (a *App) Validate() error {
+	if err := checkSparse(a.Sparse); err != nil {
+		return err
+	}
+	if a.UploadExpiry < 0 {
+		return fmt.Errorf("upload_expiry must be positive, not %s", time.Duration(a.UploadExpiry))
+	}
+	return nil
+}
+
+func checkSparse(value string) error {
+	switch storage.Sparse(value) {
+	case storage.SparseIndex, storage.SparseOn, storage.SparseOff:
+		return nil
+	}
+	return fmt.Errorf("sparse must be on, index or off, not %q", value)
+}
+
+// Start opens the storage, unless a request, of a server that was started first, did.
+func (a *App) Start() error {
+	opened, err := a.open()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	a.stop = cancel
+	go a.expireUploads(ctx, opened.registry)
+	return nil
+}
+
+// expireInterval is how often uploads are looked at.
+const expireInterval = 10 * time.Minute
+
+func (a *App) expireUploads(ctx context.Context, registry *storage.Registry) {
+	ticker := time.NewTicker(min(expireInterval, time.Duration(a.UploadExpiry)))
+	defer ticker.Stop()
+	for {
+		err := registry.ExpireUploads(ctx, time.Now().Add(-time.Duration(a.UploadExpiry)))
+		if err != nil && !errors.Is(err, context.Canceled) {
+			a.logger.Error("removing expired uploads", zap.Error(err))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// Stop ends what works in the background. The storage stays open until Cleanup: servers
+// that are stopped after this app may have requests to finish.
+func (a *App) Stop() error {
+	if a.stop != nil {
+		a.stop()
+	}
+	return nil
+}
+
+// Cleanup closes the storage unless another configuration uses it by now.
+func (a *App) Cleanup() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.opened == nil {
+		return nil
+	}
+	a.opened = nil
+	_, err := pool.Delete(a.key())
+	return err
+}
+
+func (a *App) key() string {
+	return a.storage.Key() + ", " + a.database.Key(a.storage.Directory())
+}
+
+// pool has the open registries of this process, so that they outlive configurations.
+var pool = caddy.NewUsagePool()
+
+// openRegistry is a registry and the socket by which the command line reaches it.
+type openRegistry struct {
+	registry *storage.Registry
+	control  *control
+}
+
+// Destruct closes the registry when no configuration uses it any more.
+func (o *openRegistry) Destruct() error {
+	return errors.Join(o.control.close(), o.registry.Close())
+}
+
+// open returns the registry, which is opened if it is not.
+func (a *App) open() (*openRegistry, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.opened != nil {
+		return a.opened, nil
+	}
+	value, _, err := pool.LoadOrNew(a.key(), func() (caddy.Destructor, error) { return a.newRegistry(context.Background()) })
+	if err != nil {
+		return nil, err
+	}
+	a.opened = value.(*openRegistry)
+	return a.opened, nil
+}
+
+func (a *App) newRegistry(ctx context.Context) (_ caddy.Destructor, err error) {
+	blobs, err := a.storage.Open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("storage: %w", err)
+	}
+	directory := a.storage.Directory()
+	database, err := a.database.Open(ctx, directory)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("database: %w", err), blobs.Close())
+	}
+	registry, err := storage.New(ctx, blobs, database)
+	if err != nil {
+		return nil, errors.Join(err, database.Close(), blobs.Close())
+	}
+	control, err := listenControl(filepath.Join(directory, "control.sock"), registry, a.logger)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("control socket: %w", err), registry.Close())
+	}
+	a.logger.Debug("storage is open", zap.String("storage", a.key()))
+	return &openRegistry{registry, control}, nil
+}
+
+// Interface guards
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.Validator    = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)

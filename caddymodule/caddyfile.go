@@ -1,0 +1,114 @@
+package caddymodule
+
+import (
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func init() {
+	httpcaddyfile.RegisterGlobalOption("registry", parseGlobalOption)
+	httpcaddyfile.RegisterHandlerDirective("registry", parseHandler)
+	httpcaddyfile.RegisterDirectiveOrder("registry", httpcaddyfile.Before, "respond")
+}
+
+// parseGlobalOption sets up the app from the global option registry.
+func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
+	if existing != nil {
+		return nil, d.Err("registry is configured already")
+	}
+	app := new(App)
+	if err := app.UnmarshalCaddyfile(d); err != nil {
+		return nil, err
+	}
+	return httpcaddyfile.App{Name: "registry", Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+// UnmarshalCaddyfile sets up the app from Caddyfile tokens. Syntax:
+//
+//	registry {
+//		storage       <module> ...
+//		database      <module> ...
+//		sparse        on|index|off
+//		upload_expiry <duration>
+//	}
+func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the option's name
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	seen := make(map[string]bool)
+	for d.NextBlock(0) {
+		option := d.Val()
+		if seen[option] {
+			return d.Errf("%s is given twice", option)
+		}
+		seen[option] = true
+		var err error
+		switch option {
+		case "storage":
+			a.StorageRaw, err = unmarshalGuest(d, "registry.storage.")
+		case "database":
+			a.DatabaseRaw, err = unmarshalGuest(d, "registry.database.")
+		case "sparse":
+			if !d.AllArgs(&a.Sparse) {
+				return d.ArgErr()
+			}
+			if err := checkSparse(a.Sparse); err != nil {
+				return d.WrapErr(err)
+			}
+		case "upload_expiry":
+			a.UploadExpiry, err = unmarshalDuration(d)
+		default:
+			return d.Errf("unrecognized option %q", option)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unmarshalGuest reads the module that an option names.
+func unmarshalGuest(d *caddyfile.Dispenser, namespace string) ([]byte, error) {
+	if !d.NextArg() {
+		return nil, d.ArgErr()
+	}
+	name := d.Val()
+	module, err := caddyfile.UnmarshalModule(d, namespace+name)
+	if err != nil {
+		return nil, err
+	}
+	return caddyconfig.JSONModuleObject(module, "module", name, nil), nil
+}
+
+// unmarshalDuration reads an option's one argument, longer than 0.
+func unmarshalDuration(d *caddyfile.Dispenser) (caddy.Duration, error) {
+	var value string
+	if !d.AllArgs(&value) {
+		return 0, d.ArgErr()
+	}
+	duration, err := caddy.ParseDuration(value)
+	if err != nil {
+		return 0, d.Errf("invalid duration %q: %v", value, err)
+	}
+	if duration <= 0 {
+		return 0, d.Errf("duration %s must be positive", value)
+	}
+	return caddy.Duration(duration), nil
+}
+
+func parseHandler(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	handler := new(Handler)
+	return handler, handler.UnmarshalCaddyfile(h.Dispenser)
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	registry [<matcher>]
+func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the directive's name
+	return noMore(d)
+}

@@ -1,0 +1,151 @@
+package caddymodule
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/eblume/caddy-registry/storage"
+)
+
+func init() {
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:  "registry",
+		Usage: "<command>",
+		Short: "Looks after the image registry",
+		Long: `
+Looks after the registry that a configuration describes, whether or not a server is
+running with it.`,
+		CobraFunc: func(cmd *cobra.Command) {
+			cmd.PersistentFlags().StringP("config", "c", "Caddyfile", "Configuration file, a Caddyfile or .json")
+			cmd.AddCommand(statsCommand(), deleteCommand())
+		},
+	})
+}
+
+func statsCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "stats [--json]",
+		Short: "Counts what is stored",
+		Args:  cobra.NoArgs,
+	}
+	asJSON := cmd.Flags().Bool("json", false, "Print JSON")
+	cmd.RunE = withControl(func(ctx context.Context, client *controlClient, _ []string) error {
+		var stats storage.Stats
+		if err := client.do(ctx, http.MethodGet, "/stats", &stats); err != nil {
+			return err
+		}
+		if *asJSON {
+			return json.NewEncoder(cmd.OutOrStdout()).Encode(stats)
+		}
+		table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+		fmt.Fprintf(table, "repositories\t%d\n", stats.Repositories)
+		fmt.Fprintf(table, "tags\t%d\n", stats.Tags)
+		fmt.Fprintf(table, "manifests\t%d\n", stats.Manifests)
+		fmt.Fprintf(table, "blobs\t%d\t%s\n", stats.Blobs, humanize.IBytes(uint64(stats.BlobBytes)))
+		fmt.Fprintf(table, "uploads under way\t%d\n", stats.Uploads)
+		return table.Flush()
+	})
+	return cmd
+}
+
+func deleteCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "delete REPOSITORY[:TAG|@DIGEST]",
+		Short: "Deletes a tag, a manifest with its tags, or a whole repository",
+		Args:  cobra.ExactArgs(1),
+	}
+	cmd.RunE = withControl(func(ctx context.Context, client *controlClient, args []string) error {
+		repository, reference := splitReference(args[0])
+		query := url.Values{"repository": {repository}, "reference": {reference}}
+		return client.do(ctx, http.MethodDelete, "/content?"+query.Encode(), new(struct{}))
+	})
+	return cmd
+}
+
+// splitReference splits repository@digest or repository:tag; a reference may be missing.
+func splitReference(s string) (repository, reference string) {
+	if repository, digest, ok := strings.Cut(s, "@"); ok {
+		return repository, digest
+	}
+	repository, tag, _ := strings.Cut(s, ":")
+	return repository, tag
+}
+
+// withControl makes a command of what it asks of the registry that --config describes.
+func withControl(run func(ctx context.Context, client *controlClient, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) (err error) {
+		cmd.SilenceUsage = true // the arguments were right
+		config, err := cmd.Flags().GetString("config")
+		if err != nil {
+			return err
+		}
+		app, err := loadApp(config)
+		if err != nil {
+			return err
+		}
+		client, err := newControlClient(cmd.Context(), app)
+		if err != nil {
+			return err
+		}
+		err = run(cmd.Context(), client, args)
+		if closeErr := client.close(); err == nil {
+			err = closeErr
+		}
+		return err
+	}
+}
+
+// loadApp returns the registry app that a configuration file describes; one without
+// the global option has the defaults.
+func loadApp(file string) (*App, error) {
+	config, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w (--config names another file)", err)
+	}
+	if filepath.Ext(file) != ".json" {
+		adapter := caddyconfig.GetAdapter("caddyfile")
+		if config, _, err = adapter.Adapt(config, map[string]any{"filename": file}); err != nil {
+			return nil, fmt.Errorf("configuration: %w", err)
+		}
+	}
+	var parsed caddy.Config
+	if err := json.Unmarshal(config, &parsed); err != nil {
+		return nil, fmt.Errorf("configuration %s: %w", file, err)
+	}
+	raw := parsed.AppsRaw["registry"]
+	if raw == nil {
+		raw = json.RawMessage("{}")
+	}
+	ctx, err := caddy.ProvisionContext(&caddy.Config{
+		StorageRaw: parsed.StorageRaw,
+		AppsRaw:    caddy.ModuleMap{"registry": raw},
+		// What a command has to say it returns.
+		Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{Level: "ERROR"}}}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	app, err := ctx.App("registry")
+	if err != nil {
+		return nil, err
+	}
+	return app.(*App), nil
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(s), "\n")
+	return line
+}

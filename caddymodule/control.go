@@ -1,0 +1,165 @@
+package caddymodule
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"go.uber.org/zap"
+
+	"github.com/eblume/caddy-registry/storage"
+)
+
+// control is how the command line reaches the registry that a process has open: HTTP on
+// a Unix socket in the storage directory, which only its owner may enter.
+type control struct {
+	server *http.Server
+	path   string
+	target string // where the socket is, if not at path
+}
+
+// maxSocketPath is what every system takes as the path of a Unix socket.
+const maxSocketPath = 100
+
+// listenControl serves the registry's control on a socket at path. Where a path is too
+// long for a socket it is a link to a socket in the system's folder for temporary files.
+func listenControl(path string, registry *storage.Registry, logger *zap.Logger) (*control, error) {
+	c := &control{path: path}
+	// The storage is locked, so what is there is left from a process that was killed.
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	address := path
+	if len(path) > maxSocketPath {
+		folder, err := os.MkdirTemp("", "registry")
+		if err != nil {
+			return nil, err
+		}
+		c.target = folder
+		address = filepath.Join(folder, "control.sock")
+		if err := os.Symlink(address, path); err != nil {
+			return nil, err
+		}
+	}
+	listener, err := net.Listen("unix", address)
+	if err != nil {
+		return nil, err
+	}
+	c.server = &http.Server{Handler: controlHandler(registry)}
+	go func() {
+		if err := c.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			logger.Error("control socket", zap.Error(err))
+		}
+	}()
+	return c, nil
+}
+
+func (c *control) close() error {
+	err := c.server.Close()
+	if c.target != "" {
+		err = errors.Join(err, os.Remove(c.path), os.RemoveAll(c.target))
+	}
+	return err
+}
+
+// dialControl connects to the socket at path.
+func dialControl(ctx context.Context, path string) (net.Conn, error) {
+	if target, err := os.Readlink(path); err == nil {
+		path = target
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", path)
+}
+
+// controlHandler does what commands ask for. Errors are plain text of one line.
+func controlHandler(registry *storage.Registry) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, r *http.Request) {
+		stats, err := registry.Stats(r.Context())
+		answerControl(w, stats, err)
+	})
+	mux.HandleFunc("DELETE /content", func(w http.ResponseWriter, r *http.Request) {
+		answerControl(w, struct{}{}, deleteContent(r.Context(), registry, r.FormValue("repository"), r.FormValue("reference")))
+	})
+	return mux
+}
+
+func answerControl(w http.ResponseWriter, answer any, err error) {
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(answer) // the command may have been interrupted
+}
+
+// deleteContent deletes a tag or a manifest, or with an empty reference a repository.
+func deleteContent(ctx context.Context, registry *storage.Registry, repository, reference string) error {
+	if err := storage.CheckName(repository); err != nil {
+		return err
+	}
+	if reference == "" {
+		return registry.DeleteRepository(ctx, repository)
+	}
+	ref, err := storage.ParseReference(reference)
+	if err != nil {
+		return err
+	}
+	if ref.Digest != "" {
+		return registry.DeleteManifest(ctx, repository, ref.Digest)
+	}
+	return registry.DeleteTag(ctx, repository, ref.Tag)
+}
+
+// controlClient speaks to the registry of an app: to the process that has its storage
+// open, else to this one, which opens it until close is called.
+type controlClient struct {
+	http  *http.Client
+	close func() error
+}
+
+func newControlClient(ctx context.Context, app *App) (*controlClient, error) {
+	path := filepath.Join(app.storage.Directory(), "control.sock")
+	client := &controlClient{
+		http: &http.Client{Transport: &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dialControl(ctx, path) },
+		}},
+		close: func() error { return nil },
+	}
+	if conn, err := dialControl(ctx, path); err == nil {
+		return client, conn.Close()
+	}
+	if _, err := app.open(); err != nil {
+		return nil, err
+	}
+	client.close = app.Cleanup
+	return client, nil
+}
+
+// do makes one request and decodes its answer.
+func (c *controlClient) do(ctx context.Context, method, path string, answer any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://control"+path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		message := make([]byte, 4096)
+		n, _ := resp.Body.Read(message)
+		return errors.New(firstLine(string(message[:n])))
+	}
+	if err := json.NewDecoder(resp.Body).Decode(answer); err != nil {
+		return fmt.Errorf("answer of the server: %w", err)
+	}
+	return nil
+}

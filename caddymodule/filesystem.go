@@ -1,0 +1,94 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/eblume/caddy-registry/storage"
+	"github.com/eblume/caddy-registry/storage/filesystem"
+)
+
+func init() {
+	caddy.RegisterModule(Filesystem{})
+}
+
+// Filesystem keeps blobs as files in a directory.
+type Filesystem struct {
+	// The directory, which is made if need be. One server at a time may use it. May have
+	// placeholders. Default: `registry` in Caddy's data directory.
+	Path string `json:"path,omitempty"`
+
+	directory string // absolute
+}
+
+// CaddyModule returns the Caddy module information.
+func (Filesystem) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "registry.storage.filesystem", New: func() caddy.Module { return new(Filesystem) }}
+}
+
+// UnmarshalCaddyfile sets up the module from Caddyfile tokens. Syntax:
+//
+//	filesystem [<path>]
+func (f *Filesystem) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the module's name
+	if d.NextArg() {
+		f.Path = d.Val()
+	}
+	return noMore(d)
+}
+
+// Provision resolves the path.
+func (f *Filesystem) Provision(caddy.Context) (err error) {
+	if f.Path == "" {
+		f.directory = filepath.Join(caddy.AppDataDir(), "registry")
+		return nil
+	}
+	f.directory, err = resolvePath(f.Path)
+	return err
+}
+
+// Directory implements [BlobStoreModule].
+func (f *Filesystem) Directory() string { return f.directory }
+
+// Key implements [BlobStoreModule].
+func (f *Filesystem) Key() string { return "filesystem " + f.directory }
+
+// Open implements [BlobStoreModule].
+func (f *Filesystem) Open(ctx context.Context) (storage.BlobStore, error) {
+	store, err := filesystem.Open(ctx, f.directory)
+	if err != nil {
+		return nil, fmt.Errorf("filesystem %s: %w", f.directory, err)
+	}
+	return store, nil
+}
+
+// resolvePath returns the absolute path that a configured one, with placeholders, means.
+func resolvePath(path string) (string, error) {
+	resolved, err := caddy.NewReplacer().ReplaceOrErr(path, true, true)
+	if err != nil {
+		return "", fmt.Errorf("path %q: %w", path, err)
+	}
+	return filepath.Abs(resolved)
+}
+
+// noMore refuses arguments, or a block, that nothing reads.
+func noMore(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	if d.NextBlock(d.Nesting()) {
+		return d.Errf("unrecognized option %q", d.Val())
+	}
+	return nil
+}
+
+// Interface guards
+var (
+	_ BlobStoreModule       = (*Filesystem)(nil)
+	_ caddy.Provisioner     = (*Filesystem)(nil)
+	_ caddyfile.Unmarshaler = (*Filesystem)(nil)
+)

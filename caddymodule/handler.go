@@ -1,0 +1,100 @@
+package caddymodule
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/eblume/caddy-registry/distribution"
+	"github.com/eblume/caddy-registry/storage"
+)
+
+func init() {
+	caddy.RegisterModule(Handler{})
+}
+
+// Handler answers the OCI distribution API, everything under /v2/, from the storage of
+// the registry app. Other paths it passes on.
+type Handler struct {
+	api  *distribution.Handler
+	open func() error // once; sets the api's registry
+}
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.registry", New: func() caddy.Module { return new(Handler) }}
+}
+
+// Provision finds the app.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	app, err := ctx.App("registry")
+	if err != nil {
+		return fmt.Errorf("registry app: %w", err)
+	}
+	registry := app.(*App)
+	h.api = &distribution.Handler{Sparse: storage.Sparse(registry.Sparse), Log: ctx.Slogger()}
+	// Servers may be started before the app is.
+	h.open = sync.OnceValue(func() error {
+		opened, err := registry.open()
+		if err == nil {
+			h.api.Registry = opened.registry
+		}
+		return err
+	})
+	ctx.Logger().Warn("there is no access control here: whoever can reach this server may pull, push and delete")
+	return nil
+}
+
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if path := r.URL.Path; path != "/v2" && !strings.HasPrefix(path, "/v2/") {
+		return next.ServeHTTP(w, r)
+	}
+	if err := h.open(); err != nil {
+		return caddyhttp.Error(http.StatusServiceUnavailable, err)
+	}
+	if strings.Contains(r.URL.Path, "/blobs/") {
+		defer beGenerous(r)()
+	}
+	h.api.ServeHTTP(w, r)
+	return nil
+}
+
+const (
+	// sendChunk is how much of a blob is handed to the kernel at a time, 4 times Caddy's
+	// default.
+	sendChunk = 4 * caddyhttp.DefaultMaxWriteChunk
+	// uploadPause is how long a client may send nothing: one that compresses a layer
+	// while it pushes may need a while.
+	uploadPause = 10 * time.Minute
+)
+
+// beGenerous widens the server's idle timeouts for blobs, until restore is called. A
+// client that would have been quick enough before still is: there are more bytes in a
+// chunk, and as much more time.
+func beGenerous(r *http.Request) (restore func()) {
+	reader, writer := caddyhttp.IdleTimeoutsFromContext(r.Context())
+	restoreReader, restoreWriter := func() {}, func() {}
+	if reader != nil {
+		restoreReader = reader.Override(max(reader.Deadline.Timeout, uploadPause), 0)
+	}
+	if writer != nil {
+		restoreWriter = writer.Override(4*writer.Deadline.Timeout, writer.Deadline.MinRate, sendChunk)
+	}
+	return func() {
+		restoreWriter()
+		restoreReader()
+	}
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+	_ caddyfile.Unmarshaler       = (*Handler)(nil)
+)
