@@ -86,9 +86,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	t, err := parsePath(r.URL.EscapedPath())
-	if isPush(r.Method) && isForeign(t.repository) {
-		first, _, _ := strings.Cut(t.repository, "/")
-		return fmt.Errorf("%w: %q is a registry's host, push to a repository whose name begins otherwise", errForeignName, first)
+	if host := foreignHost(t.repository); isPush(r.Method) && host != "" {
+		return fmt.Errorf("%w: %q is a registry's host, push to a repository whose name begins otherwise", errForeignName, host)
 	}
 	if err != nil {
 		return err

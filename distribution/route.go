@@ -3,6 +3,7 @@ package distribution
 import (
 	"fmt"
 	"net/url"
+	"regexp"
 	"strings"
 
 	"github.com/eblume/caddy-registry/storage"
@@ -95,9 +96,15 @@ func cutLast(path string) (before, after string, found bool) {
 	return path[:i], path[i+1:], true
 }
 
-// isForeign reports whether a repository's name begins with a host's: a first part with
-// a dot or a colon belongs to that registry, whose images may be cached here under it.
-func isForeign(repository string) bool {
+// host is a name with a dot, or any with a port.
+var host = regexp.MustCompile(`^[a-zA-Z0-9_-]+((\.[a-zA-Z0-9_-]+)+(:[0-9]+)?|:[0-9]+)$`)
+
+// foreignHost returns the host that a repository's name begins with, or "". It is
+// another registry's, whose images may be cached here under it.
+func foreignHost(repository string) string {
 	first, _, _ := strings.Cut(repository, "/")
-	return strings.ContainsAny(first, ".:")
+	if !host.MatchString(first) {
+		return ""
+	}
+	return first
 }
