@@ -37,7 +37,9 @@ type App struct {
 	Sparse string `json:"sparse,omitempty"`
 
 	// How long an upload is kept to which nothing is added. Default: 24h.
-	UploadExpiry caddy.Duration `json:"upload_expiry,omitempty"`
+	UploadExpiry Duration `json:"upload_expiry,omitempty"`
+
+	uploadExpiry time.Duration
 
 	storage  BlobStoreModule
 	database DatabaseModule
@@ -84,8 +86,12 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.Sparse == "" {
 		a.Sparse = string(storage.SparseIndex)
 	}
-	if a.UploadExpiry == 0 {
-		a.UploadExpiry = caddy.Duration(24 * time.Hour)
+	if a.UploadExpiry == "" {
+		a.UploadExpiry = "24h"
+	}
+	var err error
+	if a.uploadExpiry, err = a.UploadExpiry.parse(); err != nil {
+		return fmt.Errorf("upload_expiry: %w", err)
 	}
 	module, err := ctx.LoadModule(a, "StorageRaw")
 	if err != nil {
@@ -102,13 +108,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 
 // Validate checks the options that have a set of values.
 func (a *App) Validate() error {
-	if err := checkSparse(a.Sparse); err != nil {
-		return err
-	}
-	if a.UploadExpiry < 0 {
-		return fmt.Errorf("upload_expiry must be positive, not %s", time.Duration(a.UploadExpiry))
-	}
-	return nil
+	return checkSparse(a.Sparse)
 }
 
 func checkSparse(value string) error {
@@ -135,10 +135,10 @@ func (a *App) Start() error {
 const expireInterval = 10 * time.Minute
 
 func (a *App) expireUploads(ctx context.Context, registry *storage.Registry) {
-	ticker := time.NewTicker(min(expireInterval, time.Duration(a.UploadExpiry)))
+	ticker := time.NewTicker(min(expireInterval, a.uploadExpiry))
 	defer ticker.Stop()
 	for {
-		err := registry.ExpireUploads(ctx, time.Now().Add(-time.Duration(a.UploadExpiry)))
+		err := registry.ExpireUploads(ctx, time.Now().Add(-a.uploadExpiry))
 		if err != nil && !errors.Is(err, context.Canceled) {
 			a.logger.Error("removing expired uploads", zap.Error(err))
 		}

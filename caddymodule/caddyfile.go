@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
@@ -60,7 +59,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				return d.WrapErr(err)
 			}
 		case "upload_expiry":
-			a.UploadExpiry, err = unmarshalDuration(d)
+			err = a.UploadExpiry.UnmarshalCaddyfile(d)
 		default:
 			return d.Errf("unrecognized option %q", option)
 		}
@@ -82,22 +81,6 @@ func unmarshalGuest(d *caddyfile.Dispenser, namespace string) ([]byte, error) {
 		return nil, err
 	}
 	return caddyconfig.JSONModuleObject(module, "module", name, nil), nil
-}
-
-// unmarshalDuration reads an option's one argument, longer than 0.
-func unmarshalDuration(d *caddyfile.Dispenser) (caddy.Duration, error) {
-	var value string
-	if !d.AllArgs(&value) {
-		return 0, d.ArgErr()
-	}
-	duration, err := caddy.ParseDuration(value)
-	if err != nil {
-		return 0, d.Errf("invalid duration %q: %v", value, err)
-	}
-	if duration <= 0 {
-		return 0, d.Errf("duration %s must be positive", value)
-	}
-	return caddy.Duration(duration), nil
 }
 
 func parseHandler(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {

@@ -66,26 +66,6 @@ func (f *Filesystem) Open(ctx context.Context) (storage.BlobStore, error) {
 	return store, nil
 }
 
-// resolvePath returns the absolute path that a configured one, with placeholders, means.
-func resolvePath(path string) (string, error) {
-	resolved, err := caddy.NewReplacer().ReplaceOrErr(path, true, true)
-	if err != nil {
-		return "", fmt.Errorf("path %q: %w", path, err)
-	}
-	return filepath.Abs(resolved)
-}
-
-// noMore refuses arguments, or a block, that nothing reads.
-func noMore(d *caddyfile.Dispenser) error {
-	if d.NextArg() {
-		return d.ArgErr()
-	}
-	if d.NextBlock(d.Nesting()) {
-		return d.Errf("unrecognized option %q", d.Val())
-	}
-	return nil
-}
-
 // Interface guards
 var (
 	_ BlobStoreModule       = (*Filesystem)(nil)
