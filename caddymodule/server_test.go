@@ -179,3 +179,33 @@ func TestMissingPlaceholderIsRefusedWithItsOption(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+func TestEncodeLeavesContentAsItWasPushed(t *testing.T) {
+	port := freePort(t)
+	run(t, global(t.TempDir(), "")+fmt.Sprintf("http://127.0.0.1:%d {\n\tencode\n\tregistry\n}", port))
+	base := fmt.Sprintf("http://127.0.0.1:%d/v2/a/b", port)
+	manifest := `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[],"annotations":{"a":"` + strings.Repeat("a", 4096) + `"}}`
+	req, err := http.NewRequest(http.MethodPut, base+"/manifests/v1", strings.NewReader(manifest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/vnd.oci.image.index.v1+json")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	req, err = http.NewRequest(http.MethodGet, base+"/manifests/v1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept-Encoding", "zstd, gzip")
+	if resp, err = http.DefaultTransport.RoundTrip(req); err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || string(body) != manifest || resp.Header.Get("Content-Encoding") != "" {
+		t.Errorf("%v, Content-Encoding %q, %d bytes, want %d", err, resp.Header.Get("Content-Encoding"), len(body), len(manifest))
+	}
+}

@@ -69,8 +69,6 @@ var (
 	acceptBytes = []string{"bytes"}
 	// A repository's content is for all, for ever: its name is its digest.
 	immutable = []string{"public, max-age=31536000, immutable"}
-	// A manifest's bytes are what its digest is of, so no proxy may encode them.
-	noTransform = []string{"no-transform"}
 )
 
 // ServeHTTP implements [http.Handler].

@@ -30,7 +30,6 @@ func (h *Handler) getManifest(r request) error {
 	header["Content-Type"] = []string{m.MediaType}
 	header["Docker-Content-Digest"] = []string{m.Digest.String()}
 	header["Etag"] = []string{`"` + m.Digest.String() + `"`}
-	header["Cache-Control"] = noTransform
 	if hasConditions(r.Header) {
 		return serveContent(r.w, r.Request, bytes.NewReader(m.Content), int64(len(m.Content)))
 	}

@@ -35,21 +35,11 @@ const uploadWait = 10 * time.Second
 func (r *Registry) lockUpload(ctx context.Context, id string, body Body) (unlock func(), err error) {
 	timeout := time.NewTimer(uploadWait)
 	defer timeout.Stop()
-	mine := &uploadLock{body: body, released: make(chan struct{})}
 	for {
-		r.mu.Lock()
-		other := r.uploads[id]
+		unlock, other := r.tryLockUpload(id, body)
 		if other == nil {
-			r.uploads[id] = mine
-			r.mu.Unlock()
-			return func() {
-				r.mu.Lock()
-				delete(r.uploads, id)
-				r.mu.Unlock()
-				close(mine.released)
-			}, nil
+			return unlock, nil
 		}
-		r.mu.Unlock()
 		if other.body != nil {
 			other.body.Interrupt()
 		}
@@ -61,6 +51,24 @@ func (r *Registry) lockUpload(ctx context.Context, id string, body Body) (unlock
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// tryLockUpload makes the caller the only one who works on an upload, or returns who
+// else does.
+func (r *Registry) tryLockUpload(id string, body Body) (unlock func(), other *uploadLock) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if other := r.uploads[id]; other != nil {
+		return nil, other
+	}
+	mine := &uploadLock{body: body, released: make(chan struct{})}
+	r.uploads[id] = mine
+	return func() {
+		r.mu.Lock()
+		delete(r.uploads, id)
+		r.mu.Unlock()
+		close(mine.released)
+	}, nil
 }
 
 // StartUpload begins an upload to a repository and returns its id. It outlives the
@@ -163,13 +171,13 @@ func (r *Registry) ExpireUploads(ctx context.Context, before time.Time) error {
 		return err
 	}
 	for _, id := range ids {
-		r.mu.Lock()
-		busy := r.uploads[id] != nil
-		r.mu.Unlock()
-		if busy {
+		unlock, other := r.tryLockUpload(id, nil)
+		if other != nil {
 			continue // something is being added
 		}
-		if err := errors.Join(r.forgetUpload(ctx, id), r.blobs.Discard(ctx, id)); err != nil {
+		err := errors.Join(r.forgetUpload(ctx, id), r.blobs.Discard(ctx, id))
+		unlock()
+		if err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,33 @@
+package storage_test
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"testing"
+
+	"github.com/eblume/caddy-registry/storage"
+	"github.com/eblume/caddy-registry/storage/filesystem"
+	"github.com/eblume/caddy-registry/storage/sqlite"
+	"github.com/eblume/caddy-registry/storage/storagetest"
+)
+
+// openDir opens the storage that a registry has by default, in one folder.
+func openDir(dir string) (storage.BlobStore, storage.Database, error) {
+	blobs, err := filesystem.Open(context.Background(), dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	database, err := sqlite.Open(context.Background(), filepath.Join(dir, "registry.db"), sqlite.Options{})
+	if err != nil {
+		return nil, nil, errors.Join(err, blobs.Close())
+	}
+	return blobs, database, nil
+}
+
+func TestRegistry(t *testing.T) {
+	storagetest.TestRegistry(t, func(t testing.TB) storagetest.Open {
+		dir := t.TempDir()
+		return func() (storage.BlobStore, storage.Database, error) { return openDir(dir) }
+	})
+}
