@@ -27,6 +27,8 @@ type Store struct {
 	dir    string
 	disk   Disk
 	unlock func() error
+
+	folders sync.Map // string → true: those under blobs that are known to be durable
 }
 
 // Open returns the store in dir, which is made if need be, or [storage.ErrInUse].
@@ -49,34 +51,33 @@ func Open(ctx context.Context, dir string) (*Store, error) {
 // OpenDisk is Open on a given disk, whose owner is the caller.
 func OpenDisk(dir string, disk Disk) (*Store, error) {
 	s := &Store{dir: dir, disk: disk, unlock: func() error { return nil }}
-	if err := disk.MkdirAll(filepath.Join(dir, "uploads")); err != nil {
-		return nil, err
-	}
-	for _, algorithm := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
-		if err := s.makeFolders(algorithm); err != nil {
+	blobs := filepath.Join(dir, "blobs")
+	for _, folder := range []string{
+		filepath.Join(dir, "uploads"),
+		filepath.Join(blobs, digest.SHA256.String()),
+		filepath.Join(blobs, digest.SHA512.String()),
+	} {
+		if err := disk.MkdirAll(folder); err != nil {
 			return nil, err
 		}
 	}
-	return s, errors.Join(disk.SyncDir(filepath.Join(dir, "blobs")), disk.SyncDir(dir))
+	return s, errors.Join(disk.SyncDir(blobs), disk.SyncDir(dir))
 }
 
-// makeFolders makes blobs/<algorithm>/<00 to ff>, durably. They are all there before
-// the first blob: a folder made on the way would have to be synced by each of the
-// uploads that find it there.
-func (s *Store) makeFolders(algorithm digest.Algorithm) error {
-	folder := filepath.Join(s.dir, "blobs", algorithm.String())
-	entries, err := s.disk.ReadDir(folder)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+// makeFolder makes the folder of a blob, durably, unless this process did so before.
+// That it is there is not enough: whoever made it may not have synced it.
+func (s *Store) makeFolder(folder string) error {
+	if _, ok := s.folders.Load(folder); ok {
+		return nil
+	}
+	if err := s.disk.MkdirAll(folder); err != nil {
 		return err
 	}
-	if len(entries) < 256 {
-		for i := range 256 {
-			if err := s.disk.MkdirAll(filepath.Join(folder, fmt.Sprintf("%02x", i))); err != nil {
-				return err
-			}
-		}
+	if err := s.disk.SyncDir(filepath.Dir(folder)); err != nil {
+		return err
 	}
-	return s.disk.SyncDir(folder)
+	s.folders.Store(folder, true)
+	return nil
 }
 
 // Close lets another process open the store.
@@ -246,10 +247,14 @@ func (w *writer) digest(algorithm digest.Algorithm) (digest.Digest, error) {
 // publish gives a synced upload its name, durably.
 func (s *Store) publish(id string, d digest.Digest) error {
 	to := s.blobPath(d)
+	folder := filepath.Dir(to)
+	if err := s.makeFolder(folder); err != nil {
+		return err
+	}
 	if err := s.disk.Rename(s.uploadPath(id), to); err != nil {
 		return err
 	}
-	return s.disk.SyncDir(filepath.Dir(to))
+	return s.disk.SyncDir(folder)
 }
 
 func (w *writer) Suspend() (storage.UploadState, error) {

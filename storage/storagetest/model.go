@@ -17,19 +17,22 @@ import (
 )
 
 // testModel runs random sequences of calls and compares what the registry says and
-// holds with maps in memory that do the same.
+// holds with maps in memory that do the same. All sequences share one registry, each
+// with repositories of its own.
 func testModel(t *testing.T, fresh func(testing.TB) Open) {
+	r := newRegistry(t, fresh)
+	var sequences int
 	rapid.Check(t, func(rt *rapid.T) {
-		blobs, database, err := fresh(t)()
-		if err != nil {
-			rt.Fatalf("open: %v", err)
+		sequences++
+		m := &model{
+			r:            r.Registry,
+			t:            t,
+			prefix:       fmt.Sprintf("sequence%06d/", sequences),
+			repositories: map[string]*modelRepository{},
+			uploads:      map[string]*modelUpload{},
 		}
-		r, err := storage.New(context.Background(), blobs, database)
-		if err != nil {
-			rt.Fatalf("New: %v", err)
-		}
-		defer r.Close()
-		m := &model{r: r, t: t, repositories: map[string]*modelRepository{}, uploads: map[string]*modelUpload{}}
+		m.anyRepository = rapid.SampledFrom([]string{m.prefix + "a", m.prefix + "b", m.prefix + "a/b"})
+		defer m.end()
 		rt.Repeat(map[string]func(*rapid.T){
 			"":                 m.check,
 			"PushBlob":         m.pushBlob,
@@ -52,8 +55,11 @@ func testModel(t *testing.T, fresh func(testing.TB) Open) {
 type model struct {
 	r            *storage.Registry
 	t            *testing.T
+	prefix       string // of all names
 	repositories map[string]*modelRepository
 	uploads      map[string]*modelUpload
+
+	anyRepository *rapid.Generator[string]
 }
 
 type modelRepository struct {
@@ -69,10 +75,23 @@ type modelUpload struct {
 
 // Few names and contents, so that calls meet.
 var (
-	anyRepository = rapid.SampledFrom([]string{"a", "b", "a/b"})
-	anyTag        = rapid.SampledFrom([]string{"latest", "v1", "v2"})
-	anyContent    = rapid.SampledFrom([]string{"", "{}", "layer", "layer and more"})
+	anyTag     = rapid.SampledFrom([]string{"latest", "v1", "v2"})
+	anyContent = rapid.SampledFrom([]string{"", "{}", "layer", "layer and more"})
 )
+
+// end leaves no upload to the next sequence, nor manifests, which Stats counts.
+func (m *model) end() {
+	for id, upload := range m.uploads {
+		if err := m.r.CancelUpload(context.Background(), upload.repository, id); err != nil {
+			m.t.Errorf("CancelUpload: %v", err)
+		}
+	}
+	for name := range m.repositories {
+		if err := m.r.DeleteRepository(context.Background(), name); err != nil {
+			m.t.Errorf("DeleteRepository: %v", err)
+		}
+	}
+}
 
 // repository returns a repository of the model, which is made if need be.
 func (m *model) repository(name string) *modelRepository {
@@ -105,7 +124,7 @@ func expect(t *rapid.T, what string, err, want error) {
 }
 
 func (m *model) pushBlob(t *rapid.T) {
-	name, content := anyRepository.Draw(t, "repository"), anyContent.Draw(t, "content")
+	name, content := m.anyRepository.Draw(t, "repository"), anyContent.Draw(t, "content")
 	d := digest.FromString(content)
 	if rapid.IntRange(0, 4).Draw(t, "wrong") == 0 {
 		err := m.r.PushBlob(context.Background(), name, strings.NewReader(content+"!"), d)
@@ -117,7 +136,7 @@ func (m *model) pushBlob(t *rapid.T) {
 }
 
 func (m *model) mountBlob(t *rapid.T) {
-	name, from := anyRepository.Draw(t, "repository"), anyRepository.Draw(t, "from")
+	name, from := m.anyRepository.Draw(t, "repository"), m.anyRepository.Draw(t, "from")
 	d := digest.FromString(anyContent.Draw(t, "content"))
 	var want error
 	if source := m.repositories[from]; source == nil || !source.blobs[d] {
@@ -130,7 +149,7 @@ func (m *model) mountBlob(t *rapid.T) {
 }
 
 func (m *model) deleteBlob(t *rapid.T) {
-	name, d := anyRepository.Draw(t, "repository"), digest.FromString(anyContent.Draw(t, "content"))
+	name, d := m.anyRepository.Draw(t, "repository"), digest.FromString(anyContent.Draw(t, "content"))
 	repository := m.repositories[name]
 	var want error
 	switch {
@@ -154,7 +173,7 @@ func (m *model) putImage(t *rapid.T) {
 }
 
 func (m *model) putIndex(t *rapid.T) {
-	name := anyRepository.Draw(t, "of")
+	name := m.anyRepository.Draw(t, "of")
 	child := digest.FromString("absent")
 	if repository := m.repositories[name]; repository != nil && len(repository.manifests) > 0 {
 		child = rapid.SampledFrom(slices.Sorted(maps.Keys(repository.manifests))).Draw(t, "child")
@@ -163,7 +182,7 @@ func (m *model) putIndex(t *rapid.T) {
 }
 
 func (m *model) put(t *rapid.T, manifest *storage.Manifest) {
-	name := anyRepository.Draw(t, "repository")
+	name := m.anyRepository.Draw(t, "repository")
 	put := storage.Put{
 		Tags:       rapid.SliceOfN(anyTag, 0, 2).Draw(t, "tags"),
 		CreateOnly: rapid.Bool().Draw(t, "create only"),
@@ -201,7 +220,7 @@ func (m *model) put(t *rapid.T, manifest *storage.Manifest) {
 }
 
 func (m *model) deleteTag(t *rapid.T) {
-	name, tag := anyRepository.Draw(t, "repository"), anyTag.Draw(t, "tag")
+	name, tag := m.anyRepository.Draw(t, "repository"), anyTag.Draw(t, "tag")
 	repository := m.repositories[name]
 	var want error
 	if repository == nil {
@@ -216,7 +235,7 @@ func (m *model) deleteTag(t *rapid.T) {
 }
 
 func (m *model) deleteManifest(t *rapid.T) {
-	name := anyRepository.Draw(t, "repository")
+	name := m.anyRepository.Draw(t, "repository")
 	repository := m.repositories[name]
 	d := digest.FromString("absent")
 	want := storage.ErrManifestUnknown
@@ -237,7 +256,7 @@ func (m *model) deleteRepository(t *rapid.T) {
 	if rapid.IntRange(0, 3).Draw(t, "rarely") > 0 {
 		t.Skip()
 	}
-	name := anyRepository.Draw(t, "repository")
+	name := m.anyRepository.Draw(t, "repository")
 	repository := m.repositories[name]
 	if repository == nil {
 		expect(t, "DeleteRepository", m.r.DeleteRepository(context.Background(), name), storage.ErrNameUnknown)
@@ -250,7 +269,7 @@ func (m *model) deleteRepository(t *rapid.T) {
 }
 
 func (m *model) startUpload(t *rapid.T) {
-	name := anyRepository.Draw(t, "repository")
+	name := m.anyRepository.Draw(t, "repository")
 	algorithm := rapid.SampledFrom([]digest.Algorithm{digest.SHA256, digest.SHA512}).Draw(t, "algorithm")
 	id, err := m.r.StartUpload(context.Background(), name, algorithm)
 	expect(t, "StartUpload", err, nil)
@@ -328,7 +347,7 @@ func (m *model) check(t *rapid.T) {
 		}
 	}
 	slices.Sort(listed)
-	if got, err := m.r.Repositories(ctx, "", 10); err != nil || !slices.Equal(got, listed) {
+	if got, err := m.r.Repositories(ctx, m.prefix, 10); err != nil || !slices.Equal(got, listed) {
 		t.Fatalf("Repositories = %v, %v, want %v", got, err, listed)
 	}
 	for id, upload := range m.uploads {
