@@ -33,7 +33,7 @@ type Store struct {
 
 // Open returns the store in dir, which is made if need be, or [storage.ErrInUse].
 func Open(ctx context.Context, dir string) (*Store, error) {
-	if err := (osDisk{}).MkdirAll(dir); err != nil {
+	if err := makeDirectory(dir); err != nil {
 		return nil, err
 	}
 	unlock, err := storage.Lock(ctx, filepath.Join(dir, "lock"))
@@ -46,6 +46,26 @@ func Open(ctx context.Context, dir string) (*Store, error) {
 	}
 	s.unlock = unlock
 	return s, nil
+}
+
+// makeDirectory makes dir, and what leads to it, durably.
+func makeDirectory(dir string) error {
+	err := os.Mkdir(dir, 0o700)
+	parent := filepath.Dir(dir)
+	if errors.Is(err, fs.ErrNotExist) && parent != dir {
+		if err := makeDirectory(parent); err != nil {
+			return err
+		}
+		err = os.Mkdir(dir, 0o700)
+	}
+	if err == nil {
+		return syncDir(parent)
+	}
+	// A file in its place is found out by what comes next.
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
 }
 
 // OpenDisk is Open on a given disk, whose owner is the caller.
@@ -155,6 +175,7 @@ type writer struct {
 	algorithm digest.Algorithm
 	hash      hash.Hash // of all bytes of the file
 	size      int64
+	unsynced  bool // bytes may be there that a loss of power takes
 }
 
 // resume brings the hash to the end of the file, from where state says if it can.
@@ -176,6 +197,7 @@ func (w *writer) resume(state storage.UploadState) error {
 	if w.size == info.Size() {
 		return nil
 	}
+	w.unsynced = true
 	n, err := io.Copy(w.hash, w.file)
 	w.size += n
 	return err
@@ -194,6 +216,7 @@ func (w *writer) ReadFrom(r io.Reader) (total int64, err error) {
 	for {
 		n, readErr := r.Read(buf[:])
 		if n > 0 {
+			w.unsynced = true
 			written, err := w.file.Write(buf[:n])
 			w.hash.Write(buf[:written])
 			w.size += int64(written)
@@ -257,10 +280,15 @@ func (s *Store) publish(id string, d digest.Digest) error {
 	return s.disk.SyncDir(folder)
 }
 
+// Suspend syncs what was written: a loss of power may leave a file its length and other
+// bytes, and the hash, which is then recorded, would vouch for those that were there.
 func (w *writer) Suspend() (storage.UploadState, error) {
 	state := storage.UploadState{Algorithm: w.algorithm, Size: w.size}
 	var err error
-	if w.size > 0 {
+	if w.unsynced {
+		err = diskError(w.file.Sync())
+	}
+	if w.size > 0 && err == nil {
 		state.Hash, err = w.hash.(encoding.BinaryMarshaler).MarshalBinary()
 	}
 	return state, errors.Join(err, w.close())
