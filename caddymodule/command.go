@@ -68,20 +68,27 @@ func deleteCommand() *cobra.Command {
 		Args:  cobra.ExactArgs(1),
 	}
 	cmd.RunE = withControl(func(ctx context.Context, client *controlClient, args []string) error {
-		repository, reference := splitReference(args[0])
+		repository, reference, err := splitReference(args[0])
+		if err != nil {
+			return err
+		}
 		query := url.Values{"repository": {repository}, "reference": {reference}}
 		return client.do(ctx, http.MethodDelete, "/content?"+query.Encode(), new(struct{}))
 	})
 	return cmd
 }
 
-// splitReference splits repository@digest or repository:tag; a reference may be missing.
-func splitReference(s string) (repository, reference string) {
-	if repository, digest, ok := strings.Cut(s, "@"); ok {
-		return repository, digest
+// splitReference splits repository@digest or repository:tag. A reference may be missing,
+// but not after its sign: the repository would be taken for what is meant.
+func splitReference(s string) (repository, reference string, err error) {
+	i := strings.IndexAny(s, "@:")
+	if i < 0 {
+		return s, "", nil
 	}
-	repository, tag, _ := strings.Cut(s, ":")
-	return repository, tag
+	if i == len(s)-1 {
+		return "", "", fmt.Errorf("%s: nothing follows the %q", s, s[i:])
+	}
+	return s[:i], s[i+1:], nil
 }
 
 // withControl makes a command of what it asks of the registry that --config describes.
