@@ -25,6 +25,10 @@ type Registry struct {
 
 	mu      sync.Mutex
 	uploads map[string]*uploadLock // those that a request works on
+
+	// committing has the locks that are held while blobs get their bytes and their facts.
+	// There are many, so that blobs that share one seldom wait for each other's disk.
+	committing [256]sync.Mutex
 }
 
 // New returns the registry over bytes and facts, which it owns from now on, and removes

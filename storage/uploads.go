@@ -5,7 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -290,33 +292,62 @@ func (c *clientReader) Read(p []byte) (int, error) {
 }
 
 // suspendUpload records where an upload stands. The client may be gone by then; what it
-// sent is recorded all the same.
+// sent is recorded all the same. What cannot be recorded for want of room is removed.
 func (r *Registry) suspendUpload(ctx context.Context, id string, w BlobWriter) error {
 	state, err := w.Suspend()
 	if err != nil {
 		return err
 	}
-	return r.database.Write(context.WithoutCancel(ctx), func(tx Tx) error {
+	err = r.database.Write(context.WithoutCancel(ctx), func(tx Tx) error {
 		_, err := tx.Exec(`UPDATE uploads SET size = $1, hash = $2, store_state = $3, updated = $4 WHERE id = $5`,
 			state.Size, state.Hash, state.Store, now(), id)
 		return err
 	})
+	if errors.Is(err, ErrFull) {
+		return errors.Join(err, r.blobs.Discard(ctx, id))
+	}
+	return err
 }
 
 // commitUpload makes an upload a blob of its repository. With an error it is gone.
 func (r *Registry) commitUpload(ctx context.Context, repository, id string, w BlobWriter, d digest.Digest) error {
 	ctx = context.WithoutCancel(ctx)
 	size := w.Size()
+	// Another upload of the same blob must not count on bytes that this one takes away.
+	lock := r.committingLock(d)
+	lock.Lock()
+	defer lock.Unlock()
 	if err := w.Commit(ctx, d); err != nil {
 		return errors.Join(err, w.Discard(), r.forgetUpload(ctx, id))
 	}
-	return r.database.Write(ctx, func(tx Tx) error {
+	err := r.database.Write(ctx, func(tx Tx) error {
 		if err := addBlob(tx, repository, d, size); err != nil {
 			return err
 		}
 		_, err := tx.Exec(`DELETE FROM uploads WHERE id = $1`, id)
 		return err
 	})
+	if err != nil {
+		return errors.Join(err, r.discardUnknownBlob(ctx, d))
+	}
+	return nil
+}
+
+func (r *Registry) committingLock(d digest.Digest) *sync.Mutex {
+	return &r.committing[crc32.ChecksumIEEE([]byte(d))%uint32(len(r.committing))]
+}
+
+// discardUnknownBlob removes the bytes of a blob for which no fact could be written, so
+// that they do not fill a full disk.
+func (r *Registry) discardUnknownBlob(ctx context.Context, d digest.Digest) error {
+	if r.database.Shared() {
+		return nil // another process may be about to write the fact
+	}
+	known, err := exists(r.database.Read(ctx).QueryRow(`SELECT 1 FROM blobs WHERE digest = $1`, d.String()))
+	if err != nil || known {
+		return err
+	}
+	return r.blobs.Delete(ctx, d)
 }
 
 func (r *Registry) forgetUpload(ctx context.Context, id string) error {

@@ -309,7 +309,7 @@ func (w *writer) close() error {
 
 // diskError tells a full disk, or a used-up quota, from other errors.
 func diskError(err error) error {
-	if isFull(err) {
+	if storage.IsFull(err) {
 		return fmt.Errorf("%w: %w", storage.ErrFull, err)
 	}
 	return err

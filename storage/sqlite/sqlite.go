@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
+	"path/filepath"
 	"sync"
 
 	"github.com/ncruces/go-sqlite3"
@@ -65,11 +67,23 @@ func Open(ctx context.Context, path string, options Options) (_ *Database, err e
 	if err := migrate(ctx, db); err != nil {
 		return nil, fmt.Errorf("bringing %s to the schema of today: %w", path, err)
 	}
-	w, err := newWriter(ctx, db)
+	w, err := newWriter(ctx, db, func() bool { return noRoom(filepath.Dir(path)) })
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
 	return &Database{db: db, reads: &statements{prepare: db.PrepareContext}, writer: w, unlock: unlock}, nil
+}
+
+// noRoom reports whether a page more finds no room in a folder.
+func noRoom(folder string) bool {
+	f, err := os.CreateTemp(folder, "room")
+	if err != nil {
+		return storage.IsFull(err)
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	_, err = f.Write(make([]byte, 64<<10))
+	return storage.IsFull(err)
 }
 
 // configure is run for each new connection. The journal mode stays in the file, the

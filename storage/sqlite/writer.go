@@ -27,6 +27,7 @@ type writer struct {
 	statements *statements
 	jobs       chan *job
 	done       chan struct{}
+	noRoom     func() bool // whether the disk is full
 
 	mu     sync.RWMutex // held for writing by close, so that no job is sent after it
 	closed bool
@@ -39,7 +40,7 @@ type job struct {
 	done chan struct{}
 }
 
-func newWriter(ctx context.Context, db *sql.DB) (*writer, error) {
+func newWriter(ctx context.Context, db *sql.DB, noRoom func() bool) (*writer, error) {
 	conn, err := db.Conn(ctx)
 	if err != nil {
 		return nil, err
@@ -49,6 +50,7 @@ func newWriter(ctx context.Context, db *sql.DB) (*writer, error) {
 		statements: &statements{prepare: conn.PrepareContext},
 		jobs:       make(chan *job, maxBatch),
 		done:       make(chan struct{}),
+		noRoom:     noRoom,
 	}
 	go w.run()
 	return w, nil
@@ -64,7 +66,7 @@ func (w *writer) write(f func(storage.Tx) error) error {
 	w.jobs <- j
 	w.mu.RUnlock()
 	<-j.done
-	return full(j.err)
+	return w.full(j.err)
 }
 
 func (w *writer) close() error {
@@ -146,9 +148,10 @@ func run(f func(storage.Tx) error, tx storage.Tx) (err error) {
 	return f(tx)
 }
 
-// full marks the error of a full disk.
-func full(err error) error {
-	if errors.Is(err, sqlite3.FULL) {
+// full marks the error of a full disk. Between a write that finds it so and SQLite's
+// answer the cause may get lost, so the disk is asked.
+func (w *writer) full(err error) error {
+	if errors.Is(err, sqlite3.FULL) || errors.Is(err, sqlite3.IOERR) && w.noRoom() {
 		return fmt.Errorf("%w: %w", storage.ErrFull, err)
 	}
 	return err

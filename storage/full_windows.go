@@ -1,4 +1,4 @@
-package filesystem
+package storage
 
 import (
 	"errors"
@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// isFull tells a disk, or the user's share of it, that has no room.
-func isFull(err error) bool {
+// IsFull tells a disk, or the user's share of it, that has no room.
+func IsFull(err error) bool {
 	return errors.Is(err, windows.ERROR_DISK_FULL) || errors.Is(err, windows.ERROR_HANDLE_DISK_FULL) ||
 		errors.Is(err, windows.ERROR_DISK_QUOTA_EXCEEDED)
 }

@@ -1,13 +1,13 @@
 //go:build !windows
 
-package filesystem
+package storage
 
 import (
 	"errors"
 	"syscall"
 )
 
-// isFull tells a disk, or the user's share of it, that has no room.
-func isFull(err error) bool {
+// IsFull tells a disk, or the user's share of it, that has no room.
+func IsFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
