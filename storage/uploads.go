@@ -177,13 +177,31 @@ func (r *Registry) ExpireUploads(ctx context.Context, before time.Time) error {
 		if other != nil {
 			continue // something is being added
 		}
-		err := errors.Join(r.forgetUpload(ctx, id), r.blobs.Discard(ctx, id))
+		err := r.expireUpload(ctx, id, before)
 		unlock()
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// expireUpload cancels an upload unless something was added after all.
+func (r *Registry) expireUpload(ctx context.Context, id string, before time.Time) error {
+	var expired bool
+	err := r.database.Write(ctx, func(tx Tx) error {
+		result, err := tx.Exec(`DELETE FROM uploads WHERE id = $1 AND updated < $2`, id, before.Unix())
+		if err != nil {
+			return err
+		}
+		n, err := result.RowsAffected()
+		expired = n > 0
+		return err
+	})
+	if err != nil || !expired {
+		return err
+	}
+	return r.blobs.Discard(ctx, id)
 }
 
 // discardOrphans removes the bytes of uploads that no fact mentions. It must not run
@@ -296,7 +314,8 @@ func (c *clientReader) Read(p []byte) (int, error) {
 func (r *Registry) suspendUpload(ctx context.Context, id string, w BlobWriter) error {
 	state, err := w.Suspend()
 	if err != nil {
-		return err
+		// Bytes that could not be synced may get lost, whatever a later sync says.
+		return errors.Join(err, r.blobs.Discard(ctx, id), r.forgetUpload(ctx, id))
 	}
 	err = r.database.Write(context.WithoutCancel(ctx), func(tx Tx) error {
 		_, err := tx.Exec(`UPDATE uploads SET size = $1, hash = $2, store_state = $3, updated = $4 WHERE id = $5`,
@@ -327,10 +346,18 @@ func (r *Registry) commitUpload(ctx context.Context, repository, id string, w Bl
 		_, err := tx.Exec(`DELETE FROM uploads WHERE id = $1`, id)
 		return err
 	})
-	if err != nil {
-		return errors.Join(err, r.discardUnknownBlob(ctx, d))
+	if err == nil {
+		return nil
 	}
-	return nil
+	full := errors.Is(err, ErrFull)
+	err = errors.Join(err, r.forgetUpload(ctx, id))
+	if !full {
+		// Not all of a transaction that failed need be undone: if it was its sync that
+		// failed, it may be found when the database is opened again, and the fact must not
+		// lack its bytes then.
+		return err
+	}
+	return errors.Join(err, r.discardUnknownBlob(ctx, d))
 }
 
 func (r *Registry) committingLock(d digest.Digest) *sync.Mutex {

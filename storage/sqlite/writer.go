@@ -149,9 +149,10 @@ func run(f func(storage.Tx) error, tx storage.Tx) (err error) {
 }
 
 // full marks the error of a full disk. Between a write that finds it so and SQLite's
-// answer the cause may get lost, so the disk is asked.
+// answer the cause may get lost, so the disk is asked. A sync that failed is not marked:
+// all was written before it, and may be there after a crash.
 func (w *writer) full(err error) error {
-	if errors.Is(err, sqlite3.FULL) || errors.Is(err, sqlite3.IOERR) && w.noRoom() {
+	if errors.Is(err, sqlite3.FULL) || errors.Is(err, sqlite3.IOERR) && !errors.Is(err, sqlite3.IOERR_FSYNC) && w.noRoom() {
 		return fmt.Errorf("%w: %w", storage.ErrFull, err)
 	}
 	return err
