@@ -3,6 +3,7 @@ package storage
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"mime"
 	"strings"
@@ -75,7 +76,7 @@ func ParseManifest(contentType string, content []byte, algorithm digest.Algorith
 	if err := dec.Decode(&fields); err != nil {
 		return nil, fmt.Errorf("%w: it is not JSON of a manifest: %w", ErrManifestInvalid, err)
 	}
-	if rest := bytes.TrimSpace(content[dec.InputOffset():]); len(rest) > 0 {
+	if rest := bytes.Trim(content[dec.InputOffset():], " \t\r\n"); len(rest) > 0 {
 		return nil, fmt.Errorf("%w: %d bytes follow the JSON document", ErrManifestInvalid, len(rest))
 	}
 	mediaType, err := manifestMediaType(contentType, fields.MediaType)
@@ -191,7 +192,7 @@ func isIndex(mediaType string) bool {
 // descriptorDigest checks the parts of a descriptor that a registry relies on. The
 // algorithm may be one that the registry keeps no content by: such content is absent.
 func descriptorDigest(where string, desc imagespec.Descriptor) (digest.Digest, error) {
-	if !digest.DigestRegexpAnchored.MatchString(desc.Digest.String()) {
+	if err := desc.Digest.Validate(); err != nil && !errors.Is(err, digest.ErrDigestUnsupported) {
 		return "", fmt.Errorf("%w: %s has no valid digest: %q", ErrManifestInvalid, where, desc.Digest)
 	}
 	if desc.Size < 0 {

@@ -209,11 +209,19 @@ const bufferSize = 256 << 10
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
+// writebackSize is how much is written before the disk is set to work on it.
+const writebackSize = 4 << 20
+
 // ReadFrom implements [io.ReaderFrom].
 func (w *writer) ReadFrom(r io.Reader) (total int64, err error) {
 	buf := buffers.Get().(*[bufferSize]byte)
 	defer buffers.Put(buf)
+	begun := w.size // of writeback
 	for {
+		if w.size-begun >= writebackSize {
+			startWriteback(w.file, begun, w.size-begun)
+			begun = w.size
+		}
 		n, readErr := r.Read(buf[:])
 		if n > 0 {
 			w.unsynced = true

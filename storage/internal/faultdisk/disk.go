@@ -182,10 +182,6 @@ func (d *Disk) rename(c nameChange) {
 	d.names = append(d.names, c)
 }
 
-func (c nameChange) touches(at place) bool {
-	return at.folder != nil && (c.from == at || c.to == at)
-}
-
 // syncDir makes the changes of names in a folder durable.
 func (d *Disk) syncDir(folder *node) {
 	chosen := withEarlier(d.names, func(c nameChange) bool { return c.from.folder == folder || c.to.folder == folder })
