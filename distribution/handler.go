@@ -63,7 +63,7 @@ var (
 	apiVersion = []string{"registry/2.0"}
 	noSniff    = []string{"nosniff"}
 	// sandbox keeps what somebody pushed from running as a page of this origin.
-	sandbox     = []string{"default-src 'none'; sandbox"}
+	sandbox     = []string{"sandbox"}
 	jsonType    = []string{"application/json"}
 	octetStream = []string{"application/octet-stream"}
 	acceptBytes = []string{"bytes"}

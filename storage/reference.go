@@ -5,7 +5,6 @@ import (
 	"crypto/sha512"
 	"fmt"
 	"hash"
-	"regexp"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -18,17 +17,12 @@ const MaxNameLength = 255
 // MaxTagLength is the longest tag, in bytes.
 const MaxTagLength = 128
 
-var (
-	nameRegexp = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
-	tagRegexp  = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]*$`)
-)
-
 // CheckName reports with [ErrNameInvalid] why name is not a repository name.
 func CheckName(name string) error {
 	if len(name) > MaxNameLength {
 		return fmt.Errorf("%w: it has %d characters, at most %d are allowed", ErrNameInvalid, len(name), MaxNameLength)
 	}
-	if !nameRegexp.MatchString(name) {
+	if !isName(name) {
 		return fmt.Errorf("%w: %q must be lower-case letters and digits, separated by '.', '_', '__', '-' or '/'", ErrNameInvalid, name)
 	}
 	return nil
@@ -39,11 +33,65 @@ func CheckTag(tag string) error {
 	if len(tag) > MaxTagLength {
 		return fmt.Errorf("%w: it has %d characters, at most %d are allowed", ErrTagInvalid, len(tag), MaxTagLength)
 	}
-	if !tagRegexp.MatchString(tag) {
+	if !isTag(tag) {
 		return fmt.Errorf("%w: %q must begin with a letter, a digit or '_' and go on with those, '.' and '-'", ErrTagInvalid, tag)
 	}
 	return nil
 }
+
+// isName reports whether s matches
+//
+//	[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*
+//
+// the spec's grammar of names. It is read by hand, as that of tags is, since this is
+// done for every request and package regexp takes some percent of a pull's time.
+func isName(s string) bool {
+	for i := 0; i < len(s); {
+		word := i
+		for i < len(s) && (isLower(s[i]) || isDigit(s[i])) {
+			i++
+		}
+		if i == word {
+			return false
+		}
+		if i == len(s) {
+			return true
+		}
+		switch s[i] {
+		case '/', '.':
+			i++
+		case '_':
+			i++
+			if i < len(s) && s[i] == '_' {
+				i++
+			}
+		case '-':
+			for i < len(s) && s[i] == '-' {
+				i++
+			}
+		default:
+			return false
+		}
+	}
+	return false // it is empty, or ends with a separator
+}
+
+// isTag reports whether s matches [a-zA-Z0-9_][a-zA-Z0-9._-]*
+func isTag(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case isLower(c), isDigit(c), c >= 'A' && c <= 'Z', c == '_':
+		case i > 0 && (c == '.' || c == '-'):
+		default:
+			return false
+		}
+	}
+	return s != ""
+}
+
+func isLower(c byte) bool { return c >= 'a' && c <= 'z' }
+func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
 // ParseDigest returns s as a digest of an algorithm that the registry keeps content
 // by, sha256 or sha512, or [ErrDigestInvalid].

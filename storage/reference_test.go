@@ -3,6 +3,7 @@ package storage_test
 import (
 	"errors"
 	"path"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -91,12 +92,36 @@ func TestNames(t *testing.T) {
 	})
 }
 
-// FuzzCheckName checks that a name leads nowhere but down when it is used as a path.
+// The distribution spec's grammars, with the lengths that it allows.
+var (
+	specName = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
+	specTag  = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
+)
+
+// TestNamesAreTheSpecs compares what is taken with the spec's grammar, on texts that are
+// nearly names and tags.
+func TestNamesAreTheSpecs(t *testing.T) {
+	text := rapid.StringMatching(`[abzAZ09/._-]{0,12}[a\n:%é]?`)
+	rapid.Check(t, func(t *rapid.T) {
+		s := text.Draw(t, "text")
+		if got, want := storage.CheckName(s) == nil, specName.MatchString(s); got != want {
+			t.Errorf("CheckName(%q) takes it: %t, the spec: %t", s, got, want)
+		}
+		if got, want := storage.CheckTag(s) == nil, specTag.MatchString(s); got != want {
+			t.Errorf("CheckTag(%q) takes it: %t, the spec: %t", s, got, want)
+		}
+	})
+}
+
+// FuzzCheckName checks that a name is the spec's, and that it leads nowhere but down when it is used as a path.
 func FuzzCheckName(f *testing.F) {
 	for _, name := range []string{"a", "a/b", "docker.io/library/alpine", "a__b", "a---b", "a/../b", "A", "", "a\n"} {
 		f.Add(name)
 	}
 	f.Fuzz(func(t *testing.T, name string) {
+		if got, want := storage.CheckName(name) == nil, specName.MatchString(name) && len(name) <= storage.MaxNameLength; got != want {
+			t.Errorf("%q is a name: %t, the spec: %t", name, got, want)
+		}
 		if err := storage.CheckName(name); err != nil {
 			if !errors.Is(err, storage.ErrNameInvalid) {
 				t.Fatalf("error %v", err)
