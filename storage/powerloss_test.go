@@ -19,6 +19,7 @@ import (
 	"github.com/eblume/caddy-registry/storage"
 	"github.com/eblume/caddy-registry/storage/filesystem"
 	"github.com/eblume/caddy-registry/storage/internal/faultdisk"
+	"github.com/eblume/caddy-registry/storage/internal/race"
 	"github.com/eblume/caddy-registry/storage/sqlite"
 )
 
@@ -81,22 +82,16 @@ func emptyRegistry(t testing.TB) func() *faultdisk.Disk {
 // TestPowerLoss cuts the power in the middle of pushes and deletes, in many rounds that
 // differ in when it goes and in what of the unsynced survives.
 func TestPowerLoss(t *testing.T) {
-	n := 300
-	if testing.Short() {
-		n = 60
-	}
-	for _, report := range powerLosses(t, n, 0, faultdisk.Lies{}, nil) {
+	t.Parallel()
+	for _, report := range powerLosses(t, race.Rounds(300), 0, faultdisk.Lies{}, nil) {
 		t.Error(report)
 	}
 }
 
 // TestErrorThenPowerLoss is TestPowerLoss on a disk that had failed once before.
 func TestErrorThenPowerLoss(t *testing.T) {
-	n := 200
-	if testing.Short() {
-		n = 40
-	}
-	for _, report := range powerLosses(t, n, 2, faultdisk.Lies{}, nil, errors.New("a bad sector")) {
+	t.Parallel()
+	for _, report := range powerLosses(t, race.Rounds(120), 2, faultdisk.Lies{}, nil, errors.New("a bad sector")) {
 		t.Error(report)
 	}
 }
@@ -593,6 +588,7 @@ func (c *client) resume(r *storage.Registry) (errs []error) {
 
 // TestPowerLossAtFirst cuts the power at each operation of the making of a storage.
 func TestPowerLossAtFirst(t *testing.T) {
+	t.Parallel()
 	disk := newDisk(t)
 	before := disk.Operations()
 	r, err := openFaultDisk(t, disk, nil)
@@ -604,9 +600,9 @@ func TestPowerLossAtFirst(t *testing.T) {
 	}
 	// All at once, since the migrations try again for a while when they fail.
 	var all sync.WaitGroup
-	for n := range disk.Operations() - before {
+	for n := 1; n <= disk.Operations()-before; n += race.Stride() {
 		disk := newDisk(t)
-		disk.PowerOff(n + 1)
+		disk.PowerOff(n)
 		all.Go(func() {
 			if r, err := openFaultDisk(t, disk, nil); err == nil {
 				r.Close() // as good as it can
@@ -614,7 +610,7 @@ func TestPowerLossAtFirst(t *testing.T) {
 			for _, survival := range faultdisk.Survivals {
 				after := disk.AfterPowerLoss(survival, rand.New(rand.NewPCG(uint64(n), 0)))
 				if err := openAndPush(t, after); err != nil {
-					t.Errorf("operation %d, survival %d: %v", n+1, survival, err)
+					t.Errorf("operation %d, survival %d: %v", n, survival, err)
 				}
 			}
 		})

@@ -26,6 +26,7 @@ func openDir(dir string) (storage.BlobStore, storage.Database, error) {
 }
 
 func TestRegistry(t *testing.T) {
+	t.Parallel()
 	storagetest.TestRegistry(t, func(t testing.TB) storagetest.Open {
 		dir := t.TempDir()
 		return func() (storage.BlobStore, storage.Database, error) { return openDir(dir) }

@@ -381,7 +381,7 @@ func testSameBlob(t *testing.T, s *blobStore) {
 			}
 			return err
 		}
-		for _, err := range race(push, push, push, push) {
+		for _, err := range together(push, push, push, push) {
 			if err != nil {
 				t.Error(err)
 			}

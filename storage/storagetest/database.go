@@ -312,7 +312,7 @@ func testSerialWrites(t *testing.T, d *database) {
 			return nil
 		})
 	}
-	for _, err := range race(all...) {
+	for _, err := range together(all...) {
 		if err != nil {
 			t.Error(err)
 		}

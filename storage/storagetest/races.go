@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/eblume/caddy-registry/storage"
+	"github.com/eblume/caddy-registry/storage/internal/race"
 )
 
 var raceTests = []registryTest{
@@ -29,7 +30,7 @@ var raceTests = []registryTest{
 	{"the same upload is written by many", raceUpload},
 }
 
-const rounds = 30
+var rounds = max(10, race.Rounds(30))
 
 func raceCreators(t *testing.T, r *registry) {
 	ctx := context.Background()
@@ -47,7 +48,7 @@ func raceCreators(t *testing.T, r *registry) {
 			})
 		}
 		won := map[int]bool{}
-		for i, err := range race(all...) {
+		for i, err := range together(all...) {
 			if err == nil {
 				won[i%n] = true
 				continue
@@ -83,7 +84,7 @@ func raceSeveralTags(t *testing.T, r *registry) {
 					return r.PutManifest(context.Background(), "a", m[i], storage.Put{Tags: order, CreateOnly: createOnly})
 				}
 			}
-			for _, err := range race(put(0), put(1)) {
+			for _, err := range together(put(0), put(1)) {
 				if err != nil && !(createOnly && errors.Is(err, storage.ErrTagExists)) {
 					t.Errorf("PutManifest: %v", err)
 				}
@@ -103,7 +104,7 @@ func raceSeveralTags(t *testing.T, r *registry) {
 // raceTagAndReads moves a tag from manifest to manifest while many read it. A read that
 // began after a move was done must give that manifest or a later one.
 func raceTagAndReads(t *testing.T, r *registry) {
-	const n = 100
+	n := max(20, race.Rounds(100))
 	manifests := make([]*storage.Manifest, n)
 	order := map[digest.Digest]int64{}
 	for i := range manifests {
@@ -198,7 +199,7 @@ func raceMountAndDelete(t *testing.T, r *registry) {
 	for round := range rounds {
 		d := r.push("a", distinct(round))
 		to := fmt.Sprintf("b%d", round)
-		errs := race(
+		errs := together(
 			func() error { return r.MountBlob(ctx, to, "a", d, nil) },
 			func() error { return r.DeleteBlob(ctx, "a", d) },
 		)
@@ -220,7 +221,7 @@ func racePutAndDeleteBlob(t *testing.T, r *registry) {
 	for round := range rounds {
 		m := r.pushImage("a", distinct(round))
 		layer := digest.FromString(distinct(round))
-		errs := race(
+		errs := together(
 			func() error { return r.PutManifest(ctx, "a", m, storage.Put{Tags: []string{"latest"}}) },
 			func() error { return r.DeleteBlob(ctx, "a", layer) },
 		)
@@ -245,7 +246,7 @@ func racePutAndDeleteManifest(t *testing.T, r *registry) {
 	for round := range rounds {
 		r.put("a", m)
 		tag := fmt.Sprintf("v%d", round)
-		for _, err := range race(
+		for _, err := range together(
 			func() error { return r.PutManifest(ctx, "a", m, storage.Put{Tags: []string{tag}}) },
 			func() error { return r.DeleteManifest(ctx, "a", m.Digest) },
 		) {
@@ -272,7 +273,7 @@ func raceDeleteRepository(t *testing.T, r *registry) {
 	ctx := context.Background()
 	for round := range rounds {
 		m := r.pushImage("a", distinct(round))
-		errs := race(
+		errs := together(
 			func() error { return r.PutManifest(ctx, "a", m, storage.Put{Tags: []string{"latest"}}) },
 			func() error { return r.DeleteRepository(ctx, "a") },
 		)
@@ -317,7 +318,7 @@ func racePushes(t *testing.T, r *registry) {
 				return checkBlob(r.Registry, repository, d)
 			})
 		}
-		for _, err := range race(all...) {
+		for _, err := range together(all...) {
 			if err != nil {
 				t.Error(err)
 			}
@@ -374,7 +375,7 @@ func raceUpload(t *testing.T, r *registry) {
 				}
 			}
 		}
-		for _, err := range race(send, send, send) {
+		for _, err := range together(send, send, send) {
 			if err != nil {
 				t.Error(err)
 			}

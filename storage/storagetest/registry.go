@@ -25,6 +25,7 @@ func TestRegistry(t *testing.T, fresh func(testing.TB) Open) {
 		{"races", raceTests},
 	} {
 		t.Run(group.name, func(t *testing.T) {
+			t.Parallel()
 			for _, test := range group.tests {
 				t.Run(test.name, func(t *testing.T) {
 					t.Parallel()
@@ -33,7 +34,10 @@ func TestRegistry(t *testing.T, fresh func(testing.TB) Open) {
 			}
 		})
 	}
-	t.Run("model", func(t *testing.T) { testModel(t, fresh) })
+	t.Run("model", func(t *testing.T) {
+		t.Parallel()
+		testModel(t, fresh)
+	})
 }
 
 type registryTest struct {

@@ -295,8 +295,8 @@ func (b *body) Read(p []byte) (int, error) {
 
 func (b *body) Interrupt() { b.end.Do(func() { close(b.interrupted) }) }
 
-// race runs all at once and returns their errors.
-func race(all ...func() error) []error {
+// together runs all at once and returns their errors.
+func together(all ...func() error) []error {
 	errs := make([]error, len(all))
 	start := make(chan struct{})
 	var wg sync.WaitGroup
