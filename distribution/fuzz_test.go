@@ -17,7 +17,7 @@ func FuzzParsePath(f *testing.F) {
 	for _, seed := range []string{
 		"/v2", "/v2/", "/v2/_catalog", "/v2/a/b/tags/list", "/v2/a/manifests/latest", "/v2/a/manifests/sha256%3Aabc",
 		"/v2/a/blobs/uploads/", "/v2/a/blobs/uploads/id", "/v2/a/blobs/sha256:x", "/v2/a/referrers/x", "/v2/blobs/uploads/blobs/uploads/",
-		"/v2/tags/list/tags/list", "/v2/../x/manifests/y", "/v2/a%2f..%2fb/manifests/x", "/v2//", "/v2/a/b/manifests/%zz", "",
+		"/v2/tags/list/tags/list", "/v2/../x/manifests/y", "/v2/a%2f..%2fb/manifests/x", "/v2//", "/v20/blobs/0", "/v2/a/b/manifests/%zz", "",
 	} {
 		f.Add(seed)
 	}

@@ -45,7 +45,11 @@ func parsePath(path string) (target, error) {
 	case "/_catalog":
 		return target{endpoint: endpointCatalog}, nil
 	}
-	t, ok := cutEndpoint(strings.TrimPrefix(rest, "/"))
+	rest, ok = strings.CutPrefix(rest, "/")
+	if !ok {
+		return target{}, errNoEndpoint
+	}
+	t, ok := cutEndpoint(rest)
 	if !ok {
 		return target{}, fmt.Errorf("%w as %s", errNoEndpoint, path)
 	}
