@@ -58,7 +58,7 @@ func TestFaultThenCrash(t *testing.T) {
 	total := operations(t, empty())
 	for _, once := range []bool{false, true} {
 		for _, survival := range faultdisk.Survivals {
-			t.Run(fmt.Sprintf("once %t, survival %d", once, survival), func(t *testing.T) {
+			t.Run(fmt.Sprintf("once %t, %s survives", once, survival), func(t *testing.T) {
 				t.Parallel()
 				for n := 1; n <= total; n += race.Stride() {
 					p := openPush(t, empty(), fmt.Sprintf("operation %d", n))

@@ -179,14 +179,14 @@ func powerLosses(t *testing.T, n int, salt uint64, lies faultdisk.Lies, wrap wra
 
 		after, err := openFaultDisk(t, disk.AfterPowerLoss(survival, random), nil)
 		if err != nil {
-			reports = append(reports, fmt.Sprintf("round %d, survival %d: it does not open: %v", round, survival, err))
+			reports = append(reports, fmt.Sprintf("round %d, %s survives: it does not open: %v", round, survival, err))
 			continue
 		}
 		for _, err := range checkAfterCrash(after, clients) {
-			reports = append(reports, fmt.Sprintf("round %d, survival %d: %v", round, survival, err))
+			reports = append(reports, fmt.Sprintf("round %d, %s survives: %v", round, survival, err))
 		}
 		if err := after.Close(); err != nil {
-			reports = append(reports, fmt.Sprintf("round %d, survival %d: Close: %v", round, survival, err))
+			reports = append(reports, fmt.Sprintf("round %d, %s survives: Close: %v", round, survival, err))
 		}
 	}
 	return reports
@@ -610,7 +610,7 @@ func TestPowerLossAtFirst(t *testing.T) {
 			for _, survival := range faultdisk.Survivals {
 				after := disk.AfterPowerLoss(survival, rand.New(rand.NewPCG(uint64(n), 0)))
 				if err := openAndPush(t, after); err != nil {
-					t.Errorf("operation %d, survival %d: %v", n, survival, err)
+					t.Errorf("operation %d, %s survives: %v", n, survival, err)
 				}
 			}
 		})

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/eblume/caddy-registry/storage"
 )
@@ -398,6 +399,7 @@ func testCloseWaits(t *testing.T, d *database) {
 	coming.Wait()
 	closed := make(chan error)
 	go func() { closed <- d.Close() }()
+	d.awaitRefusal()
 	close(release)
 	if err := <-closed; err != nil {
 		t.Errorf("Close: %v", err)
@@ -417,7 +419,30 @@ func testCloseWaits(t *testing.T, d *database) {
 	}
 	d.Database = nil
 	d.restart()
-	d.wantNames(want...)
+	got, err := names(d.Read(context.Background()))
+	got = slices.DeleteFunc(got, func(name string) bool { return strings.HasPrefix(name, "attempt ") })
+	slices.Sort(want)
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("rows are %v, %v, want %v", got, err, want)
+	}
+}
+
+// awaitRefusal returns once a write is refused, because the database is being closed,
+// or after a while, since it may as well make it wait.
+func (d *database) awaitRefusal() {
+	refused := make(chan struct{}, 50)
+	for i := range cap(refused) {
+		go func() {
+			if d.insert(context.Background(), fmt.Sprint("attempt ", i)) != nil {
+				refused <- struct{}{}
+			}
+		}()
+		select {
+		case <-refused:
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 func testCancelledRead(t *testing.T, d *database) {

@@ -310,6 +310,7 @@ func testTakeOver(t *testing.T, r *registry) {
 		<-hanging.waiting
 		if err := next(id); err != nil {
 			t.Errorf("%s beside a request that hangs: %v", name, err)
+			hanging.Interrupt()
 		}
 		wantError(t, "the request that hung", <-old, errInterrupted)
 		r.add("a", id, "ghi")
@@ -362,6 +363,7 @@ func testCancelHanging(t *testing.T, r *registry) {
 	<-hanging.waiting
 	if err := r.CancelUpload(ctx, "a", id); err != nil {
 		t.Errorf("CancelUpload: %v", err)
+		hanging.Interrupt()
 	}
 	wantError(t, "the request that hung", <-old, errInterrupted)
 	r.wantNoUpload("a", id)

@@ -19,6 +19,10 @@ const (
 	Everything
 )
 
+func (s Survival) String() string {
+	return [...]string{"nothing", "a prefix", "a subset", "everything"}[s]
+}
+
 // Survivals are all of them.
 var Survivals = []Survival{Nothing, Prefix, Subset, Everything}
 
