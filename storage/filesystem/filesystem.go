@@ -6,10 +6,8 @@ package filesystem
 
 import (
 	"context"
-	"encoding"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"iter"
@@ -168,113 +166,6 @@ func (s *Store) Writer(_ context.Context, id string, state storage.UploadState) 
 	return w, nil
 }
 
-type writer struct {
-	store     *Store
-	id        string
-	file      File // nil once it is closed
-	algorithm digest.Algorithm
-	hash      hash.Hash // of all bytes of the file
-	size      int64
-	unsynced  bool // bytes may be there that a loss of power takes
-}
-
-// resume brings the hash to the end of the file, from where state says if it can.
-func (w *writer) resume(state storage.UploadState) error {
-	info, err := w.file.Stat()
-	if err != nil {
-		return err
-	}
-	w.hash = w.algorithm.Hash()
-	if state.Size > 0 && state.Size <= info.Size() {
-		if err := w.hash.(encoding.BinaryUnmarshaler).UnmarshalBinary(state.Hash); err != nil {
-			return fmt.Errorf("hash of upload %s: %w", w.id, err)
-		}
-		w.size = state.Size
-	}
-	if _, err := w.file.Seek(w.size, io.SeekStart); err != nil {
-		return err
-	}
-	if w.size == info.Size() {
-		return nil
-	}
-	w.unsynced = true
-	n, err := io.Copy(w.hash, w.file)
-	w.size += n
-	return err
-}
-
-// bufferSize is what is read, hashed and written at a time. Larger is no faster; with
-// hundreds of pushes at once it is memory.
-const bufferSize = 256 << 10
-
-var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
-
-// writebackSize is how much is written before the disk is set to work on it.
-const writebackSize = 4 << 20
-
-// ReadFrom implements [io.ReaderFrom].
-func (w *writer) ReadFrom(r io.Reader) (total int64, err error) {
-	buf := buffers.Get().(*[bufferSize]byte)
-	defer buffers.Put(buf)
-	begun := w.size // of writeback
-	for {
-		if w.size-begun >= writebackSize {
-			startWriteback(w.file, begun, w.size-begun)
-			begun = w.size
-		}
-		n, readErr := r.Read(buf[:])
-		if n > 0 {
-			w.unsynced = true
-			written, err := w.file.Write(buf[:n])
-			w.hash.Write(buf[:written])
-			w.size += int64(written)
-			total += int64(written)
-			if err != nil {
-				return total, diskError(err)
-			}
-		}
-		if readErr == io.EOF {
-			return total, nil
-		}
-		if readErr != nil {
-			return total, readErr
-		}
-	}
-}
-
-func (w *writer) Size() int64 { return w.size }
-
-func (w *writer) Commit(_ context.Context, d digest.Digest) error {
-	sum, err := w.digest(d.Algorithm())
-	if err != nil {
-		return err
-	}
-	if sum != d {
-		return fmt.Errorf("%w: the %d bytes that arrived have digest %s, not %s", storage.ErrDigestInvalid, w.size, sum, d)
-	}
-	if err := w.file.Sync(); err != nil {
-		return diskError(err)
-	}
-	if err := w.close(); err != nil {
-		return diskError(err)
-	}
-	return diskError(w.store.publish(w.id, d))
-}
-
-// digest returns the digest of the whole upload, which is read again if it was hashed
-// by another algorithm: clients need not say at the start which one they will use.
-func (w *writer) digest(algorithm digest.Algorithm) (digest.Digest, error) {
-	if algorithm == w.algorithm {
-		return digest.NewDigest(algorithm, w.hash), nil
-	}
-	if _, err := w.file.Seek(0, io.SeekStart); err != nil {
-		return "", err
-	}
-	h := algorithm.Hash()
-	_, err := io.Copy(h, w.file)
-	return digest.NewDigest(algorithm, h), err
-}
-
 // publish gives a synced upload its name, durably.
 func (s *Store) publish(id string, d digest.Digest) error {
 	to := s.blobPath(d)
@@ -286,33 +177,6 @@ func (s *Store) publish(id string, d digest.Digest) error {
 		return err
 	}
 	return s.disk.SyncDir(folder)
-}
-
-// Suspend syncs what was written: a loss of power may leave a file its length and other
-// bytes, and the hash, which is then recorded, would vouch for those that were there.
-func (w *writer) Suspend() (storage.UploadState, error) {
-	state := storage.UploadState{Algorithm: w.algorithm, Size: w.size}
-	var err error
-	if w.unsynced {
-		err = diskError(w.file.Sync())
-	}
-	if w.size > 0 && err == nil {
-		state.Hash, err = w.hash.(encoding.BinaryMarshaler).MarshalBinary()
-	}
-	return state, errors.Join(err, w.close())
-}
-
-func (w *writer) Discard() error {
-	return errors.Join(w.close(), w.store.Discard(context.Background(), w.id))
-}
-
-func (w *writer) close() error {
-	if w.file == nil {
-		return nil
-	}
-	err := w.file.Close()
-	w.file = nil
-	return err
 }
 
 // diskError tells a full disk, or a used-up quota, from other errors.
@@ -332,7 +196,6 @@ func ignoreNotExist(err error) error {
 
 // Interface guards
 var (
-	_ storage.BlobStore  = (*Store)(nil)
-	_ storage.BlobWriter = (*writer)(nil)
-	_ File               = (*os.File)(nil)
+	_ storage.BlobStore = (*Store)(nil)
+	_ File              = (*os.File)(nil)
 )
