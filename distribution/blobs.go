@@ -16,7 +16,7 @@ func (h *Handler) getBlob(r request) error {
 		return err
 	}
 	if r.Method == http.MethodHead && !hasConditions(r.Header) {
-		size, err := h.Registry.StatBlob(r.Context(), r.repository, d)
+		size, err := r.source.StatBlob(r.Context(), r.Repository, d)
 		if err != nil {
 			return err
 		}
@@ -26,7 +26,7 @@ func (h *Handler) getBlob(r request) error {
 		r.w.WriteHeader(http.StatusOK)
 		return nil
 	}
-	blob, size, err := h.Registry.OpenBlob(r.Context(), r.repository, d)
+	blob, size, err := r.source.OpenBlob(r.Context(), r.Repository, d)
 	if err != nil {
 		return err
 	}
@@ -48,7 +48,7 @@ func (h *Handler) deleteBlob(r request) error {
 	if err != nil {
 		return err
 	}
-	if err := h.Registry.DeleteBlob(r.Context(), r.repository, d); err != nil {
+	if err := h.Registry.DeleteBlob(r.Context(), r.Repository, d); err != nil {
 		return err
 	}
 	r.w.WriteHeader(http.StatusAccepted)

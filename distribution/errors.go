@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"math"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/eblume/caddy-registry/storage"
 )
@@ -44,12 +47,24 @@ var refusals = []refusal{
 	{storage.ErrNameUnknown, http.StatusNotFound, "NAME_UNKNOWN"},
 	{storage.ErrTagInvalid, http.StatusBadRequest, "MANIFEST_INVALID"},
 	{storage.ErrTagExists, http.StatusForbidden, "DENIED"},
+	{storage.ErrCopy, http.StatusMethodNotAllowed, "UNSUPPORTED"},
 	{errMethod, http.StatusMethodNotAllowed, "UNSUPPORTED"},
 	{errNoEndpoint, http.StatusNotFound, "UNSUPPORTED"},
 	{errForeignName, http.StatusMethodNotAllowed, "UNSUPPORTED"},
 	{errRange, http.StatusRequestedRangeNotSatisfiable, "SIZE_INVALID"},
 	{errPaging, http.StatusBadRequest, "UNSUPPORTED"},
 }
+
+// Refusal is an error that says itself how it is told.
+type Refusal struct {
+	Status     int           // of HTTP
+	Code       string        // one of the spec's, "Error Codes"
+	RetryAfter time.Duration // when to ask again; 0: nothing is said
+	Err        error         // whose words are told
+}
+
+func (r *Refusal) Error() string { return r.Err.Error() }
+func (r *Refusal) Unwrap() error { return r.Err }
 
 // errorBody is the body of a refusal.
 type errorBody struct {
@@ -64,20 +79,26 @@ type errorEntry struct {
 // writeError answers with what err means to a client. Errors that it can do nothing
 // about are logged instead of told.
 func writeError(log *slog.Logger, w http.ResponseWriter, r *http.Request, err error) {
+	h := w.Header()
+	var told *Refusal
 	status, code, message := http.StatusInternalServerError, "UNKNOWN", "the registry failed to answer; its log says why"
 	if errors.Is(err, storage.ErrFull) {
 		status, code, message = http.StatusInsufficientStorage, "DENIED", storage.ErrFull.Error()
 		log.ErrorContext(r.Context(), "storage is full", "error", err)
+	} else if errors.As(err, &told) {
+		status, code, message = told.Status, told.Code, told.Error()
+		if told.RetryAfter > 0 {
+			h["Retry-After"] = []string{strconv.FormatInt(int64(math.Ceil(told.RetryAfter.Seconds())), 10)}
+		}
 	} else if known := find(err); known != nil {
-		status, code, message = known.status, known.code, strings.ReplaceAll(err.Error(), "\n", "; ")
+		status, code, message = known.status, known.code, err.Error()
 	} else if r.Context().Err() == nil || !errors.Is(err, context.Canceled) {
 		log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	}
-	body, err := json.Marshal(errorBody{[]errorEntry{{code, message}}})
+	body, err := json.Marshal(errorBody{[]errorEntry{{code, strings.ReplaceAll(message, "\n", "; ")}}})
 	if err != nil {
 		panic(err) // two strings
 	}
-	h := w.Header()
 	for _, name := range []string{"Etag", "Cache-Control", "Docker-Content-Digest", "Content-Length"} {
 		h.Del(name) // meant for the content that is not sent
 	}

@@ -22,7 +22,7 @@ func FuzzParsePath(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, path string) {
-		got, err := parsePath(path)
+		got, err := ParsePath(path)
 		if err != nil {
 			return
 		}
@@ -30,11 +30,11 @@ func FuzzParsePath(f *testing.F) {
 			return
 		}
 		// What is accepted cannot leave its place, and means what it was read from.
-		if storage.CheckName(got.repository) != nil || strings.Contains(got.repository, "..") {
-			t.Errorf("%q: repository %q", path, got.repository)
+		if storage.CheckName(got.Repository) != nil || strings.Contains(got.Repository, "..") {
+			t.Errorf("%q: repository %q", path, got.Repository)
 		}
-		if !strings.HasPrefix(path, "/v2/"+got.repository+"/") {
-			t.Errorf("%q is not of repository %q", path, got.repository)
+		if !strings.HasPrefix(path, "/v2/"+got.Repository+"/") {
+			t.Errorf("%q is not of repository %q", path, got.Repository)
 		}
 		if reference, _ := url.PathUnescape(path); !strings.HasSuffix(reference, got.reference) {
 			t.Errorf("%q does not end in %q", path, got.reference)

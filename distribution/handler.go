@@ -26,8 +26,9 @@ type Handler struct {
 // request is one request on its way through a Handler.
 type request struct {
 	*http.Request
-	target
-	w http.ResponseWriter
+	Target
+	source Source
+	w      http.ResponseWriter
 }
 
 // respond answers a request, or returns why not before anything is written.
@@ -73,23 +74,41 @@ var (
 
 // ServeHTTP implements [http.Handler].
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	header := w.Header()
-	header["Docker-Distribution-Api-Version"] = apiVersion
-	header["X-Content-Type-Options"] = noSniff
-	header["Content-Security-Policy"] = sandbox
-	if err := h.serve(w, r); err != nil {
+	t, err := ParsePath(r.URL.EscapedPath())
+	if host := foreignHost(t.Repository); IsPush(r.Method) && host != "" {
+		err = fmt.Errorf("%w: %q is a registry's host, push to a repository whose name begins otherwise", errForeignName, host)
+	}
+	if err != nil {
+		h.Refuse(w, r, err)
+		return
+	}
+	h.Serve(w, r, t, h.Registry)
+}
+
+// Serve answers a request whose path was read before, its repository perhaps mapped to
+// another, with reads from source.
+func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, t Target, source Source) {
+	setCommonHeader(w.Header())
+	if err := h.serve(request{r, t, source, w}); err != nil {
 		writeError(h.Log, w, r, err)
 	}
 }
 
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
-	t, err := parsePath(r.URL.EscapedPath())
-	if host := foreignHost(t.repository); isPush(r.Method) && host != "" {
-		return fmt.Errorf("%w: %q is a registry's host, push to a repository whose name begins otherwise", errForeignName, host)
-	}
-	if err != nil {
-		return err
-	}
+// Refuse answers with what err means to a client: one of package storage's errors, a
+// [Refusal], or what [ParsePath] returned. Others are logged instead of told.
+func (h *Handler) Refuse(w http.ResponseWriter, r *http.Request, err error) {
+	setCommonHeader(w.Header())
+	writeError(h.Log, w, r, err)
+}
+
+func setCommonHeader(header http.Header) {
+	header["Docker-Distribution-Api-Version"] = apiVersion
+	header["X-Content-Type-Options"] = noSniff
+	header["Content-Security-Policy"] = sandbox
+}
+
+func (h *Handler) serve(r request) error {
+	t, w := r.Target, r.w
 	methods := endpoints[t.endpoint]
 	method := r.Method
 	if method == http.MethodHead {
@@ -104,12 +123,12 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Allow", strings.Join(allowed, ", "))
 		return fmt.Errorf("%w: %s, use one of %s", errMethod, r.Method, strings.Join(allowed, ", "))
 	}
-	return respond(h, request{r, t, w})
+	return respond(h, r)
 }
 
-// isPush reports whether a method adds content. DELETE takes away, which names that take
+// IsPush reports whether a method adds content. DELETE takes away, which names that take
 // no push allow too.
-func isPush(method string) bool {
+func IsPush(method string) bool {
 	return method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch
 }
 

@@ -25,8 +25,8 @@ const (
 
 // listTags is end-8a and end-8b, "Listing Tags".
 func (h *Handler) listTags(r request) error {
-	return h.list(r, `{"name":`+strconv.Quote(r.repository)+`,"tags":[`, func(last string, n int) ([]string, error) {
-		return h.Registry.Tags(r.Context(), r.repository, last, n)
+	return h.list(r, `{"name":`+strconv.Quote(r.Repository)+`,"tags":[`, func(last string, n int) ([]string, error) {
+		return r.source.Tags(r.Context(), r.Repository, last, n)
 	})
 }
 
@@ -117,7 +117,7 @@ func (h *Handler) listReferrers(r request) error {
 		}
 		n = min(n, referrersPage)
 	}
-	found, err := h.Registry.Referrers(r.Context(), r.repository, subject, artifactType, digest.Digest(query.Get("last")), n+1)
+	found, err := r.source.Referrers(r.Context(), r.Repository, subject, artifactType, digest.Digest(query.Get("last")), n+1)
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ func (h *Handler) getManifest(r request) error {
 	if err != nil {
 		return err
 	}
-	m, err := h.Registry.Manifest(r.Context(), r.repository, ref)
+	m, err := r.source.Manifest(r.Context(), r.Repository, ref)
 	if err != nil {
 		return err
 	}
@@ -67,11 +67,11 @@ func (h *Handler) putManifest(r request) error {
 	if ref.Digest != "" && m.Digest != ref.Digest {
 		return fmt.Errorf("%w: the manifest has digest %s, not %s", storage.ErrDigestInvalid, m.Digest, ref.Digest)
 	}
-	if err := h.Registry.PutManifest(r.Context(), r.repository, m, storage.Put{Tags: tags, Sparse: h.Sparse}); err != nil {
+	if err := h.Registry.PutManifest(r.Context(), r.Repository, m, storage.Put{Tags: tags, Sparse: h.Sparse}); err != nil {
 		return err
 	}
 	header := r.w.Header()
-	header.Set("Location", "/v2/"+r.repository+"/manifests/"+m.Digest.String())
+	header.Set("Location", "/v2/"+r.Repository+"/manifests/"+m.Digest.String())
 	header.Set("Docker-Content-Digest", m.Digest.String())
 	if m.Subject != "" {
 		header.Set("OCI-Subject", m.Subject.String())
@@ -128,9 +128,9 @@ func (h *Handler) deleteManifest(r request) error {
 		return err
 	}
 	if ref.Tag != "" {
-		err = h.Registry.DeleteTag(r.Context(), r.repository, ref.Tag)
+		err = h.Registry.DeleteTag(r.Context(), r.Repository, ref.Tag)
 	} else {
-		err = h.Registry.DeleteManifest(r.Context(), r.repository, ref.Digest)
+		err = h.Registry.DeleteManifest(r.Context(), r.Repository, ref.Digest)
 	}
 	if err != nil {
 		return err

@@ -23,73 +23,95 @@ const (
 	endpointReferrers
 )
 
-// target is what a path names.
-type target struct {
+// Target is what a request's path names.
+type Target struct {
+	// Repository is empty if the path is of none.
+	Repository string
 	endpoint   endpoint
-	repository string
 	// reference is the last part of the path: a tag, a digest or an upload's id.
 	reference string
 }
 
-// parsePath returns what a path, in the escaped form of [url.URL.EscapedPath], names.
+// IsUpload reports whether the path is of an upload, or of where they begin.
+func (t Target) IsUpload() bool { return t.endpoint == endpointUploads || t.endpoint == endpointUpload }
+
+// IsBlob reports whether the path is of a blob.
+func (t Target) IsBlob() bool { return t.endpoint == endpointBlob }
+
+// Operation says in a word or two what is asked for: manifest, blob, tags, …
+func (t Target) Operation() string { return operations[t.endpoint] }
+
+var operations = map[endpoint]string{
+	endpointPing:      "ping",
+	endpointCatalog:   "catalog",
+	endpointManifest:  "manifest",
+	endpointBlob:      "blob",
+	endpointUploads:   "upload",
+	endpointUpload:    "upload",
+	endpointTags:      "tags",
+	endpointReferrers: "referrers",
+}
+
+// ParsePath returns what a path, in the escaped form of [url.URL.EscapedPath], names.
 // It is read from the end, since repositories may be called blobs or tags too. Errors
-// wrap storage.ErrNameInvalid or errNoEndpoint; the repository is set with the former.
-func parsePath(path string) (target, error) {
+// are [Refuse]'s to tell; the repository is set with one that wraps
+// storage.ErrNameInvalid.
+func ParsePath(path string) (Target, error) {
 	rest, ok := strings.CutPrefix(path, "/v2")
 	if !ok {
-		return target{}, errNoEndpoint
+		return Target{}, errNoEndpoint
 	}
 	switch rest {
 	case "", "/":
-		return target{endpoint: endpointPing}, nil
+		return Target{endpoint: endpointPing}, nil
 	case "/_catalog":
-		return target{endpoint: endpointCatalog}, nil
+		return Target{endpoint: endpointCatalog}, nil
 	}
 	rest, ok = strings.CutPrefix(rest, "/")
 	if !ok {
-		return target{}, errNoEndpoint
+		return Target{}, errNoEndpoint
 	}
 	t, ok := cutEndpoint(rest)
 	if !ok {
-		return target{}, fmt.Errorf("%w as %s", errNoEndpoint, path)
+		return Target{}, fmt.Errorf("%w as %s", errNoEndpoint, path)
 	}
 	// Only references may be escaped, as some clients do with a digest's colon. In a name
 	// an escape can only hide what is not allowed there.
 	reference, err := url.PathUnescape(t.reference)
 	if err != nil {
-		return target{}, fmt.Errorf("%w as %s", errNoEndpoint, path)
+		return Target{}, fmt.Errorf("%w as %s", errNoEndpoint, path)
 	}
 	t.reference = reference
-	return t, storage.CheckName(t.repository)
+	return t, storage.CheckName(t.Repository)
 }
 
-func cutEndpoint(path string) (target, bool) {
+func cutEndpoint(path string) (Target, bool) {
 	if name, ok := strings.CutSuffix(path, "/tags/list"); ok {
-		return target{endpoint: endpointTags, repository: name}, true
+		return Target{endpoint: endpointTags, Repository: name}, true
 	}
 	if name, ok := strings.CutSuffix(strings.TrimSuffix(path, "/"), "/blobs/uploads"); ok {
-		return target{endpoint: endpointUploads, repository: name}, true
+		return Target{endpoint: endpointUploads, Repository: name}, true
 	}
 	parent, reference, ok := cutLast(path)
 	if !ok || reference == "" {
-		return target{}, false
+		return Target{}, false
 	}
 	name, kind, ok := cutLast(parent)
 	if !ok {
-		return target{}, false
+		return Target{}, false
 	}
 	switch kind {
 	case "manifests":
-		return target{endpointManifest, name, reference}, true
+		return Target{name, endpointManifest, reference}, true
 	case "blobs":
-		return target{endpointBlob, name, reference}, true
+		return Target{name, endpointBlob, reference}, true
 	case "referrers":
-		return target{endpointReferrers, name, reference}, true
+		return Target{name, endpointReferrers, reference}, true
 	case "uploads":
 		name, ok := strings.CutSuffix(name, "/blobs")
-		return target{endpointUpload, name, reference}, ok
+		return Target{name, endpointUpload, reference}, ok
 	}
-	return target{}, false
+	return Target{}, false
 }
 
 func cutLast(path string) (before, after string, found bool) {

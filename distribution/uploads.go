@@ -27,7 +27,7 @@ func (h *Handler) startUpload(r request) error {
 		if err != nil {
 			return err
 		}
-		err = h.Registry.MountBlob(r.Context(), r.repository, query.Get("from"), d, nil)
+		err = h.Registry.MountBlob(r.Context(), r.Repository, query.Get("from"), d, nil)
 		if !errors.Is(err, storage.ErrBlobUnknown) {
 			return r.created(d, err)
 		}
@@ -37,9 +37,9 @@ func (h *Handler) startUpload(r request) error {
 		if err != nil {
 			return err
 		}
-		return r.created(d, h.Registry.PushBlob(r.Context(), r.repository, r.Body, d))
+		return r.created(d, h.Registry.PushBlob(r.Context(), r.Repository, r.Body, d))
 	}
-	id, err := h.Registry.StartUpload(r.Context(), r.repository, algorithm)
+	id, err := h.Registry.StartUpload(r.Context(), r.Repository, algorithm)
 	if err != nil {
 		return err
 	}
@@ -54,7 +54,7 @@ func (r request) created(d digest.Digest, err error) error {
 	if err != nil {
 		return err
 	}
-	r.w.Header().Set("Location", "/v2/"+r.repository+"/blobs/"+d.String())
+	r.w.Header().Set("Location", "/v2/"+r.Repository+"/blobs/"+d.String())
 	r.w.Header().Set("Docker-Content-Digest", d.String())
 	r.w.WriteHeader(http.StatusCreated)
 	return nil
@@ -64,14 +64,14 @@ func (r request) created(d digest.Digest, err error) error {
 // as clients know it from other registries: the grammar has no empty range.
 func (r request) setUploadHeader(size int64) {
 	header := r.w.Header()
-	header.Set("Location", "/v2/"+r.repository+"/blobs/uploads/"+r.reference)
+	header.Set("Location", "/v2/"+r.Repository+"/blobs/uploads/"+r.reference)
 	header.Set("Range", "0-"+strconv.FormatInt(max(size-1, 0), 10))
 	header.Set("Docker-Upload-UUID", r.reference)
 }
 
 // getUpload is end-13, how far an upload is.
 func (h *Handler) getUpload(r request) error {
-	size, err := h.Registry.UploadSize(r.Context(), r.repository, r.reference)
+	size, err := h.Registry.UploadSize(r.Context(), r.Repository, r.reference)
 	if err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func (h *Handler) appendUpload(r request) error {
 		return err
 	}
 	defer done()
-	size, err := h.Registry.AppendUpload(r.Context(), r.repository, r.reference, chunk)
+	size, err := h.Registry.AppendUpload(r.Context(), r.Repository, r.reference, chunk)
 	if err == nil || errors.Is(err, storage.ErrRangeInvalid) {
 		r.setUploadHeader(size)
 	}
@@ -109,7 +109,7 @@ func (h *Handler) finishUpload(r request) error {
 		return err
 	}
 	defer done()
-	size, err := h.Registry.FinishUpload(r.Context(), r.repository, r.reference, chunk, d)
+	size, err := h.Registry.FinishUpload(r.Context(), r.Repository, r.reference, chunk, d)
 	if errors.Is(err, storage.ErrRangeInvalid) {
 		r.setUploadHeader(size)
 	}
@@ -118,7 +118,7 @@ func (h *Handler) finishUpload(r request) error {
 
 // cancelUpload is end-14, "Cancel a blob upload".
 func (h *Handler) cancelUpload(r request) error {
-	if err := h.Registry.CancelUpload(r.Context(), r.repository, r.reference); err != nil {
+	if err := h.Registry.CancelUpload(r.Context(), r.Repository, r.reference); err != nil {
 		return err
 	}
 	r.w.WriteHeader(http.StatusNoContent)

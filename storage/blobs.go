@@ -77,7 +77,7 @@ func (r *Registry) MountBlob(ctx context.Context, repository, from string, d dig
 		if err != nil {
 			return err
 		}
-		id, err := ensureRepository(tx, repository)
+		id, err := ensureRepository(tx, repository, "")
 		if err != nil {
 			return err
 		}
@@ -109,9 +109,10 @@ func mountSource(tx Tx, from string, d digest.Digest, readable func(string) bool
 	return 0, errors.Join(rows.Err(), fmt.Errorf("%w: nowhere to mount %s from", ErrBlobUnknown, d))
 }
 
-// addBlob records that a repository holds blob d, whose bytes are in the blob store.
-func addBlob(tx Tx, repository string, d digest.Digest, size int64) error {
-	id, err := ensureRepository(tx, repository)
+// addBlob records that a repository, a copy of the upstream's unless that is empty,
+// holds blob d, whose bytes are in the blob store.
+func addBlob(tx Tx, repository, upstream string, d digest.Digest, size int64) error {
+	id, err := ensureRepository(tx, repository, upstream)
 	if err != nil {
 		return err
 	}

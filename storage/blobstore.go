@@ -24,6 +24,10 @@ type BlobStore interface {
 	// than the state says, if a process ended while it wrote, or fewer, if the machine
 	// did. ErrUploadUnknown: the bytes are gone.
 	Writer(ctx context.Context, id string, state UploadState) (BlobWriter, error)
+	// OpenUpload returns what a writer of the upload has been given, and will be: reading
+	// comes to an end where the writer is. It stays readable when the upload has become a
+	// blob or is discarded. ErrUploadUnknown: there is none.
+	OpenUpload(ctx context.Context, id string) (io.ReadSeekCloser, error)
 	// Discard removes all that is kept of an upload; that there is nothing is no error.
 	Discard(ctx context.Context, id string) error
 	// Uploads lists the uploads that take room, those that a crash orphaned among them.
@@ -36,11 +40,14 @@ type BlobStore interface {
 // BlobWriter appends to one upload. It is used by one goroutine at a time, and ended by
 // one of Commit, Suspend and Discard.
 type BlobWriter interface {
-	// ReadFrom appends all of r. When r fails, what was read until then is kept. ErrFull:
-	// there is no room.
+	// ReadFrom appends all of r. When r fails, what was read until then is kept. What one
+	// Read gave can be read by OpenUpload when Read is called again. ErrFull: there is no
+	// room.
 	io.ReaderFrom
 	// Size returns how many bytes the upload has.
 	Size() int64
+	// Verify returns ErrDigestInvalid unless the bytes so far are the blob d.
+	Verify(d digest.Digest) error
 	// Commit makes the upload the blob d. When it returns nil the blob is there and
 	// survives a loss of power. If the bytes have another digest it returns
 	// ErrDigestInvalid and the upload is as it was.

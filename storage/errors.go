@@ -22,6 +22,9 @@ var (
 	ErrTagInvalid          = errors.New("tag invalid")
 	ErrTagExists           = errors.New("tag exists with another digest")
 
+	ErrCopy    = errors.New("repository is a copy and takes no push")
+	ErrNotCopy = errors.New("repository is this registry's own and no copy")
+
 	// ErrFull means that the disk, or the quota that stands for it, has no room left.
 	// Nothing of the refused write stays.
 	ErrFull = errors.New("storage is full")

@@ -44,6 +44,9 @@ type Manifest struct {
 	Children []digest.Digest
 	// Elsewhere are layers that may be kept outside of the registry.
 	Elsewhere []digest.Digest
+
+	// descriptors are of all content that it names.
+	descriptors []imagespec.Descriptor
 }
 
 // manifestFields is the union of what image manifests and indexes hold. The kinds of
@@ -115,6 +118,7 @@ func (m *Manifest) readIndex(fields *manifestFields) error {
 			return err
 		}
 		m.Children = append(m.Children, d)
+		m.descriptors = append(m.descriptors, desc)
 	}
 	return nil
 }
@@ -131,6 +135,7 @@ func (m *Manifest) readImage(fields *manifestFields) error {
 		return err
 	}
 	m.Required = append(m.Required, d)
+	m.descriptors = append(m.descriptors, *fields.Config)
 	if m.ArtifactType == "" {
 		m.ArtifactType = fields.Config.MediaType
 	}
@@ -139,6 +144,7 @@ func (m *Manifest) readImage(fields *manifestFields) error {
 		if err != nil {
 			return err
 		}
+		m.descriptors = append(m.descriptors, desc)
 		if len(desc.URLs) > 0 || strings.HasPrefix(desc.MediaType, dockerForeignLayerPrefix) || strings.HasPrefix(desc.MediaType, ociForeignLayerPrefix) {
 			m.Elsewhere = append(m.Elsewhere, d)
 			continue
@@ -148,16 +154,14 @@ func (m *Manifest) readImage(fields *manifestFields) error {
 	return nil
 }
 
-// references returns each digest that the manifest names, once.
-func (m *Manifest) references() []digest.Digest {
-	seen := make(map[digest.Digest]bool, len(m.Required)+len(m.Children)+len(m.Elsewhere))
-	var all []digest.Digest
-	for _, list := range [][]digest.Digest{m.Required, m.Children, m.Elsewhere} {
-		for _, d := range list {
-			if !seen[d] {
-				seen[d] = true
-				all = append(all, d)
-			}
+// references returns what the manifest names, each digest once.
+func (m *Manifest) references() []imagespec.Descriptor {
+	seen := make(map[digest.Digest]bool, len(m.descriptors))
+	var all []imagespec.Descriptor
+	for _, desc := range m.descriptors {
+		if !seen[desc.Digest] {
+			seen[desc.Digest] = true
+			all = append(all, desc)
 		}
 	}
 	return all

@@ -36,7 +36,7 @@ type Put struct {
 // ErrManifestBlobUnknown.
 func (r *Registry) PutManifest(ctx context.Context, repository string, m *Manifest, put Put) error {
 	err := r.database.Write(ctx, func(tx Tx) error {
-		id, err := ensureRepository(tx, repository)
+		id, err := ensureRepository(tx, repository, "")
 		if err != nil {
 			return err
 		}
@@ -141,8 +141,8 @@ func insertManifest(tx Tx, repository int64, m *Manifest) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	for _, d := range m.references() {
-		if _, err := tx.Exec(`INSERT INTO manifest_references (repository, digest, manifest) VALUES ($1, $2, $3)`, repository, d.String(), id); err != nil {
+	for _, ref := range m.references() {
+		if _, err := tx.Exec(`INSERT INTO manifest_references (repository, digest, manifest, size) VALUES ($1, $2, $3, $4)`, repository, ref.Digest.String(), id, ref.Size); err != nil {
 			return 0, err
 		}
 	}

@@ -92,7 +92,7 @@ func (r *Registry) Stats(ctx context.Context) (Stats, error) {
 			(SELECT count(*) FROM tags),
 			(SELECT count(*) FROM blobs),
 			(SELECT coalesce(sum(size), 0) FROM blobs),
-			(SELECT count(*) FROM uploads)`).
+			(SELECT count(*) FROM uploads WHERE fetch IS NULL)`).
 		Scan(&s.Repositories, &s.Manifests, &s.Tags, &s.Blobs, &s.BlobBytes, &s.Uploads)
 	return s, err
 }
@@ -107,14 +107,27 @@ func repositoryID(q Querier, name string) (int64, error) {
 	return id, err
 }
 
-// ensureRepository returns the key of a repository, which it makes if need be.
-func ensureRepository(tx Tx, name string) (int64, error) {
-	id, err := repositoryID(tx, name)
-	if !errors.Is(err, ErrNameUnknown) {
+// ensureRepository returns the key of a repository that is a copy of the upstream's, or
+// this registry's own if upstream is empty, which it makes if need be. What is pushed
+// and what is copied never share a repository: ErrCopy, ErrNotCopy.
+func ensureRepository(tx Tx, name, upstream string) (int64, error) {
+	var id int64
+	var of string
+	err := tx.QueryRow(`SELECT id, coalesce(upstream, '') FROM repositories WHERE name = $1`, name).Scan(&id, &of)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = tx.QueryRow(`INSERT INTO repositories (name, created, upstream) VALUES ($1, $2, $3) RETURNING id`,
+			name, now(), sql.NullString{String: upstream, Valid: upstream != ""}).Scan(&id)
 		return id, err
 	}
-	err = tx.QueryRow(`INSERT INTO repositories (name, created) VALUES ($1, $2) RETURNING id`, name, now()).Scan(&id)
-	return id, err
+	switch {
+	case err != nil:
+		return 0, err
+	case of == upstream:
+		return id, nil
+	case upstream == "":
+		return 0, fmt.Errorf("%w: %q is a copy of %s's", ErrCopy, name, of)
+	}
+	return 0, fmt.Errorf("%w: %q", ErrNotCopy, name)
 }
 
 // now is the time as the facts keep it: seconds since 1970.

@@ -136,7 +136,7 @@ func (r *Registry) FinishUpload(ctx context.Context, repository, id string, chun
 		return sizeOf(w), err
 	}
 	defer unlock()
-	return w.Size(), r.commitUpload(ctx, repository, id, w, d)
+	return w.Size(), r.commitPush(ctx, repository, id, w, d)
 }
 
 // PushBlob makes body the blob d of a repository in one step: nothing of it stays
@@ -150,7 +150,7 @@ func (r *Registry) PushBlob(ctx context.Context, repository string, body io.Read
 	if err := copyBody(w, body, -1); err != nil {
 		return errors.Join(err, w.Discard())
 	}
-	return r.commitUpload(ctx, repository, id, w, d)
+	return r.commitPush(ctx, repository, id, w, d)
 }
 
 // CancelUpload ends an upload and removes what arrived of it.
@@ -328,10 +328,14 @@ func (r *Registry) suspendUpload(ctx context.Context, id string, w BlobWriter) e
 	return err
 }
 
-// commitUpload makes an upload a blob of its repository. With an error it is gone.
-func (r *Registry) commitUpload(ctx context.Context, repository, id string, w BlobWriter, d digest.Digest) error {
+// commitPush makes an upload a blob of its repository. With an error it is gone.
+func (r *Registry) commitPush(ctx context.Context, repository, id string, w BlobWriter, d digest.Digest) error {
+	return r.commitUpload(ctx, id, w, d, func(tx Tx) error { return addBlob(tx, repository, "", d, w.Size()) })
+}
+
+// commitUpload makes an upload a blob, and add the facts of it. With an error it is gone.
+func (r *Registry) commitUpload(ctx context.Context, id string, w BlobWriter, d digest.Digest, add func(Tx) error) error {
 	ctx = context.WithoutCancel(ctx)
-	size := w.Size()
 	// Another upload of the same blob must not count on bytes that this one takes away.
 	lock := r.committingLock(d)
 	lock.Lock()
@@ -340,7 +344,7 @@ func (r *Registry) commitUpload(ctx context.Context, repository, id string, w Bl
 		return errors.Join(err, w.Discard(), r.forgetUpload(ctx, id))
 	}
 	err := r.database.Write(ctx, func(tx Tx) error {
-		if err := addBlob(tx, repository, d, size); err != nil {
+		if err := add(tx); err != nil {
 			return err
 		}
 		_, err := tx.Exec(`DELETE FROM uploads WHERE id = $1`, id)

@@ -124,6 +124,15 @@ func (s *Store) Delete(_ context.Context, d digest.Digest) error {
 	return ignoreNotExist(s.disk.Remove(s.blobPath(d)))
 }
 
+// OpenUpload implements [storage.BlobStore]; what it returns is an [*os.File].
+func (s *Store) OpenUpload(_ context.Context, id string) (io.ReadSeekCloser, error) {
+	f, err := s.disk.OpenFile(s.uploadPath(id), os.O_RDONLY)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: no file has its bytes", storage.ErrUploadUnknown)
+	}
+	return f, err
+}
+
 // Discard implements [storage.BlobStore].
 func (s *Store) Discard(_ context.Context, id string) error {
 	return ignoreNotExist(s.disk.Remove(s.uploadPath(id)))
@@ -196,6 +205,7 @@ func ignoreNotExist(err error) error {
 
 // Interface guards
 var (
-	_ storage.BlobStore = (*Store)(nil)
-	_ File              = (*os.File)(nil)
+	_ storage.BlobStore     = (*Store)(nil)
+	_ storage.SpaceReporter = (*Store)(nil)
+	_ File                  = (*os.File)(nil)
 )

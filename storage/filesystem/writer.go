@@ -162,13 +162,20 @@ func (w *writer) release() {
 
 func (w *writer) Size() int64 { return w.size }
 
-func (w *writer) Commit(_ context.Context, d digest.Digest) error {
+func (w *writer) Verify(d digest.Digest) error {
 	sum, err := w.digest(d.Algorithm())
 	if err != nil {
 		return err
 	}
 	if sum != d {
 		return fmt.Errorf("%w: the %d bytes that arrived have digest %s, not %s", storage.ErrDigestInvalid, w.size, sum, d)
+	}
+	return nil
+}
+
+func (w *writer) Commit(_ context.Context, d digest.Digest) error {
+	if err := w.Verify(d); err != nil {
+		return err
 	}
 	w.release()
 	if err := w.file.Sync(); err != nil {
