@@ -58,6 +58,7 @@ type content struct {
 
 // send makes a request and returns the answer, whose body is still to be read.
 func (c *client) send(method, path, mediaType string, body content) (*http.Response, error) {
+	reads := method == http.MethodGet || method == http.MethodHead
 	b := append(c.head[:0], method...)
 	b = append(b, ' ')
 	b = append(b, path...)
@@ -65,7 +66,7 @@ func (c *client) send(method, path, mediaType string, body content) (*http.Respo
 	b = append(b, c.address...)
 	b = append(b, "\r\n"...)
 	if mediaType != "" {
-		if method == http.MethodGet {
+		if reads {
 			b = append(b, "Accept: "...)
 		} else {
 			b = append(b, "Content-Type: "...)
@@ -73,7 +74,7 @@ func (c *client) send(method, path, mediaType string, body content) (*http.Respo
 		b = append(b, mediaType...)
 		b = append(b, "\r\n"...)
 	}
-	if method != http.MethodGet {
+	if !reads {
 		b = append(b, "Content-Length: "...)
 		b = strconv.AppendInt(b, body.fileSize+int64(len(body.bytes)), 10)
 		b = append(b, "\r\n"...)

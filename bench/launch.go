@@ -11,7 +11,7 @@ import (
 // caddyConfig has the directives of the Caddyfile at the root of the module. The log
 // goes to a file that is not rolled, since compressing what is rolled would be measured
 // too. The second site answers the same manifest from its configuration, and logs and
-// counts as the first does.
+// counts as the first does. CACHE is empty unless what is measured is a cache.
 const caddyConfig = `{
 	admin ADMIN
 	metrics
@@ -25,7 +25,7 @@ http://:PORT {
 		}
 	}
 	metrics /metrics
-	registry
+CACHE	registry
 }
 
 http://:RESPOND {
@@ -38,6 +38,14 @@ http://:RESPOND {
 	header Content-Type MEDIATYPE
 	respond ` + "`MANIFEST`" + `
 }
+`
+
+// cacheConfig caches an upstream under a name of its own.
+const cacheConfig = `	registry_cache {
+		upstream docker.io {
+			url http://UPSTREAM
+		}
+	}
 `
 
 // bareCaddyConfig is Caddy without a registry.
@@ -69,8 +77,13 @@ func launchCaddy(b *bench, p *peer) (*exec.Cmd, error) {
 	if p.name == bareCaddy {
 		config = bareCaddyConfig
 	}
+	cache := ""
+	if b.upstream != "" {
+		cache = strings.ReplaceAll(cacheConfig, "UPSTREAM", b.upstream)
+		p.prefix = "docker.io/"
+	}
 	config = strings.NewReplacer(
-		"ADMIN", p.admin, "PORT", portOf(p.address), "RESPOND", portOf(p.respond),
+		"CACHE", cache, "ADMIN", p.admin, "PORT", portOf(p.address), "RESPOND", portOf(p.respond),
 		"MEDIATYPE", manifestType, "MANIFEST", string(pulledImage().manifest),
 	).Replace(config)
 	if err := os.WriteFile(filepath.Join(p.dir, "Caddyfile"), []byte(config), 0o644); err != nil {
@@ -114,7 +127,12 @@ health:
     threshold: 3
 `
 
-func launchDistribution(_ *bench, p *peer) (*exec.Cmd, error) {
+// distributionProxy makes it a cache, which takes no pushes then.
+const distributionProxy = `proxy:
+  remoteurl: http://UPSTREAM
+`
+
+func launchDistribution(b *bench, p *peer) (*exec.Cmd, error) {
 	path, err := findTool("registry")
 	if err != nil {
 		return nil, err
@@ -123,7 +141,10 @@ func launchDistribution(_ *bench, p *peer) (*exec.Cmd, error) {
 		return nil, err
 	}
 	file := filepath.Join(p.dir, "config.yml")
-	config := strings.NewReplacer("ADDRESS", p.address).Replace(distributionConfig)
+	config := strings.ReplaceAll(distributionConfig, "ADDRESS", p.address)
+	if b.upstream != "" {
+		config += strings.ReplaceAll(distributionProxy, "UPSTREAM", b.upstream)
+	}
 	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
 		return nil, err
 	}

@@ -27,11 +27,12 @@ type settings struct {
 	Tags     int           `json:"tags"`
 	PeerTags int           `json:"peer_tags"` // of peers, which may be slow at it
 	Pages    int           `json:"pages"`     // how often a page of tags is asked for
+	ColdSize int64         `json:"cold_size"` // bytes of a layer that is pulled through a cache
 }
 
 var (
-	full  = settings{Rounds: 6, Duration: 5 * time.Second, PullSize: 100e6, PushSize: 256e6, Tags: 20_000, PeerTags: 2_000, Pages: 500}
-	quick = settings{Rounds: 1, Duration: time.Second, PullSize: 32e6, PushSize: 32e6, Tags: 1_000, PeerTags: 200, Pages: 50}
+	full  = settings{Rounds: 6, Duration: 5 * time.Second, PullSize: 100e6, PushSize: 256e6, Tags: 20_000, PeerTags: 2_000, Pages: 500, ColdSize: 16e6}
+	quick = settings{Rounds: 1, Duration: time.Second, PullSize: 32e6, PushSize: 32e6, Tags: 1_000, PeerTags: 200, Pages: 50, ColdSize: 2e6}
 )
 
 // bench is one run of the command.
@@ -40,6 +41,7 @@ type bench struct {
 	dir        string // for all that peers write
 	server     string // the caddy binary
 	base       string // another one to compare with, or empty
+	upstream   string // the address of what registries cache, or empty
 	profileDir string
 	peaks      map[string]int64 // the most bytes of memory of each peer
 	results    results
@@ -58,11 +60,15 @@ var measurements = []measurement{
 	{"pushes", measurePushes},
 	{"images", measureImages},
 	{"tags", measureTags},
+	{"cold", measureCold},
 	{"memory", measureMemory}, // last: peaks are of all that was measured before
 }
 
 func main() {
 	log.SetFlags(log.Ltime)
+	if len(os.Args) == 4 && os.Args[1] == upstreamCommand {
+		log.Fatal(serveUpstream(os.Args[2], os.Args[3]))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx)
 	stop()

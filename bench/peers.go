@@ -19,14 +19,17 @@ import (
 	"time"
 )
 
-// The names of what is measured. respond is a site of the registry's own process.
+// The names of what is measured. respond is a site of the registry's own process, private
+// is a repository of it.
 const (
 	registry     = "registry"
 	respond      = "respond"
 	distribution = "distribution"
 	nginx        = "nginx"
 	bareCaddy    = "caddy"
-	baseline     = "base" // another build of the registry
+	baseline     = "base"   // another build of the registry
+	direct       = "direct" // the upstream of what caches
+	private      = "private"
 )
 
 // peer is a server in a process of its own, with a folder of its own.
@@ -35,7 +38,8 @@ type peer struct {
 	dir     string
 	address string
 	respond string // the address of Caddy's respond, of the registry
-	admin   string // the address of Caddy's admin API, of the registry
+	admin   string // the address of Caddy's admin API, of the registry; of the upstream's control
+	prefix  string // of the names of cached repositories
 	cmd     *exec.Cmd
 	done    chan struct{} // closed when the process is gone
 }
@@ -70,6 +74,7 @@ var launchers = map[string]func(b *bench, p *peer) (*exec.Cmd, error){
 	bareCaddy:    launchCaddy,
 	distribution: launchDistribution,
 	nginx:        launchNginx,
+	direct:       launchUpstream,
 }
 
 func (p *peer) run(ctx context.Context, b *bench) error {

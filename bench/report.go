@@ -68,6 +68,7 @@ func rows(s settings) []row {
 	blobs := fmt.Sprintf("%d MB blob GET, %d clients", s.PullSize/1e6, blobClients)
 	pushes := fmt.Sprintf("push %d × %d MB, %d clients", blobsPushed, s.PushSize/1e6, pushClients)
 	manifests := fmt.Sprintf("manifest GET by tag, %d clients", manifestClients)
+	cold := fmt.Sprintf("cold pull through, %d × %d MB", coldLayers, s.ColdSize/1e6)
 	images := fmt.Sprintf("tiny images pushed, %d clients", imageClients)
 	return []row{
 		{"manifests", "requests/s", manifests + ", requests/s", 0, "", []versus{{respond, "≥ 0.9"}, {distribution, ""}}},
@@ -83,6 +84,12 @@ func rows(s settings) []row {
 		{"tags", "last ms", "  p50 of the last tenth, ms", 2, "≤ 5", []versus{{distribution, ""}}},
 		{"tags", "last ÷ first", "  last ÷ first", 2, "≤ 1.2", []versus{{distribution, ""}}},
 		{"tags", "page ms", fmt.Sprintf("tag list, page of %d from the middle, ms", pageSize), 2, "≤ 2", []versus{{distribution, ""}}},
+		{"cold", "one ms", cold + ", 1 client, ms", 0, "", []versus{{direct, "≤ 1.1"}, {distribution, ""}}},
+		{"cold", "many ms", fmt.Sprintf("  %d clients at once, ms", coldClients), 0, "", []versus{{direct, "≤ 1.2"}, {distribution, ""}}},
+		{"cold", "many ratio", "  bytes asked of the upstream ÷ image", 2, "1.0", []versus{{distribution, ""}}},
+		{"cold", "first byte ms", "first byte of a cold blob of 1 MB, ms", 1, "", []versus{{direct, ""}, {distribution, ""}}},
+		{"cold", "first byte after direct ms", "  later than directly, ms", 1, "", []versus{{distribution, ""}}},
+		{"cold", "warm requests/s", fmt.Sprintf("cached manifest GET by tag, %d clients, requests/s", manifestClients), 0, "", []versus{{private, "≥ 0.9"}, {distribution, ""}}},
 		{"memory", "idle MB", "resident memory, idle, MB", 0, "bare Caddy + 30", []versus{{bareCaddy, ""}, {distribution, ""}, {nginx, ""}}},
 		{"memory", "peak MB", "  peak of all that was measured, MB", 0, "bare Caddy + 100", []versus{{distribution, ""}, {nginx, ""}}},
 	}

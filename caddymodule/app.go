@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"sync"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/eblume/caddy-registry/storage"
+	"github.com/eblume/caddy-registry/upstream"
 )
 
 func init() {
@@ -44,7 +46,10 @@ type App struct {
 	storage  BlobStoreModule
 	database DatabaseModule
 	logger   *zap.Logger
+	slogger  *slog.Logger
 	stop     context.CancelFunc // ends what Start began
+
+	names []upstream.Names // of the caches of all sites; set while provisioning
 
 	mu     sync.Mutex // held while opening and closing
 	opened *openRegistry
@@ -77,6 +82,7 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 // to be validated.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.logger = ctx.Logger()
+	a.slogger = ctx.Slogger()
 	if a.StorageRaw == nil {
 		a.StorageRaw = json.RawMessage(`{"module":"filesystem"}`)
 	}
@@ -171,6 +177,19 @@ func (a *App) Cleanup() error {
 	return err
 }
 
+// addNames tells what names a site's cache takes, which then take no push anywhere. It is
+// called while a configuration is provisioned.
+func (a *App) addNames(names upstream.Names) { a.names = append(a.names, names) }
+
+// localHosts are the names of this registry that any site knows.
+func (a *App) localHosts() []string {
+	var hosts []string
+	for _, names := range a.names {
+		hosts = append(hosts, names.Local...)
+	}
+	return hosts
+}
+
 func (a *App) key() string {
 	return a.storage.Key() + ", " + a.database.Key(a.storage.Directory())
 }
@@ -178,14 +197,19 @@ func (a *App) key() string {
 // pool has the open registries of this process, so that they outlive configurations.
 var pool = caddy.NewUsagePool()
 
-// openRegistry is a registry and the socket by which the command line reaches it.
+// openRegistry is a registry, what is on its way there, and the socket by which the
+// command line reaches it.
 type openRegistry struct {
-	registry *storage.Registry
-	control  *control
+	registry  *storage.Registry
+	transfers *upstream.Transfers
+	pulls     *upstream.Pulls
+	control   *control
 }
 
 // Destruct closes the registry when no configuration uses it any more.
 func (o *openRegistry) Destruct() error {
+	o.transfers.Close()
+	o.pulls.Close()
 	return errors.Join(o.control.close(), o.registry.Close())
 }
 
@@ -223,7 +247,8 @@ func (a *App) newRegistry(ctx context.Context) (_ caddy.Destructor, err error) {
 		return nil, errors.Join(fmt.Errorf("control socket: %w", err), registry.Close())
 	}
 	a.logger.Debug("storage is open", zap.String("storage", a.key()))
-	return &openRegistry{registry, control}, nil
+	log := a.slogger
+	return &openRegistry{registry, upstream.NewTransfers(registry, log), upstream.NewPulls(registry, log), control}, nil
 }
 
 // Interface guards

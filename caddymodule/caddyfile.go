@@ -9,8 +9,11 @@ import (
 
 func init() {
 	httpcaddyfile.RegisterGlobalOption("registry", parseGlobalOption)
+	httpcaddyfile.RegisterHandlerDirective("registry_cache", parseCache)
 	httpcaddyfile.RegisterHandlerDirective("registry", parseHandler)
-	httpcaddyfile.RegisterDirectiveOrder("registry", httpcaddyfile.Before, "respond")
+	for _, directive := range []string{"registry_cache", "registry"} {
+		httpcaddyfile.RegisterDirectiveOrder(directive, httpcaddyfile.Before, "respond")
+	}
 }
 
 // parseGlobalOption sets up the app from the global option registry.
@@ -81,6 +84,11 @@ func unmarshalGuest(d *caddyfile.Dispenser, namespace string) ([]byte, error) {
 		return nil, err
 	}
 	return caddyconfig.JSONModuleObject(module, "module", name, nil), nil
+}
+
+func parseCache(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	cache := new(Cache)
+	return cache, cache.UnmarshalCaddyfile(h.Dispenser)
 }
 
 func parseHandler(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/eblume/caddy-registry/distribution"
 	"github.com/eblume/caddy-registry/storage"
+	"github.com/eblume/caddy-registry/upstream"
 )
 
 func init() {
@@ -22,6 +23,7 @@ func init() {
 // Handler answers the OCI distribution API, everything under /v2/, from the storage of
 // the registry app. Other paths it passes on.
 type Handler struct {
+	app  *App
 	api  *distribution.Handler
 	open func() error // once; sets the api's registry
 }
@@ -38,6 +40,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("registry app: %w", err)
 	}
 	registry := app.(*App)
+	h.app = registry
 	h.api = &distribution.Handler{Sparse: storage.Sparse(registry.Sparse), Log: ctx.Slogger()}
 	// Servers may be started before the app is.
 	h.open = sync.OnceValue(func() error {
@@ -52,16 +55,54 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 }
 
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if path := r.URL.Path; path != "/v2" && !strings.HasPrefix(path, "/v2/") {
+	if !isAPI(r.URL.Path) {
 		return next.ServeHTTP(w, r)
 	}
+	caddyhttp.SetVar(r.Context(), varAnswered, true)
 	if err := h.open(); err != nil {
 		return caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}
-	if strings.Contains(r.URL.Path, "/blobs/") {
+	target, err := distribution.ParsePath(r.URL.EscapedPath())
+	logFields(r, target, "")
+	if err == nil && target.Repository != "" {
+		err = h.checkName(w, r, target)
+	}
+	if err != nil {
+		h.api.Refuse(w, r, err)
+		return nil
+	}
+	if target.IsBlob() || target.IsUpload() {
 		defer beGenerous(r)()
 	}
-	h.api.ServeHTTP(w, r)
+	h.api.Serve(w, r, target, h.api.Registry)
+	return nil
+}
+
+// isAPI reports whether a path is the distribution API's.
+func isAPI(path string) bool {
+	return path == "/v2" || strings.HasPrefix(path, "/v2/")
+}
+
+// checkName refuses names that are not this registry's own, here or on another site.
+func (h *Handler) checkName(w http.ResponseWriter, r *http.Request, target distribution.Target) error {
+	if distribution.IsPush(r.Method) {
+		if err := distribution.CheckPush(target.Repository); err != nil {
+			return err
+		}
+		for _, names := range h.app.names {
+			if _, err := names.MapPush(target.Repository, "", r.Host); err != nil {
+				return refusal(err)
+			}
+		}
+	}
+	ns := namespace(r.URL)
+	if ns == "" || caddyhttp.GetVar(r.Context(), varMapped) != nil {
+		return nil
+	}
+	if _, err := (upstream.Names{Local: h.app.localHosts()}).Map(target.Repository, ns, r.Host, nil); err != nil {
+		return refusal(err)
+	}
+	w.Header()["Oci-Namespace"] = []string{ns}
 	return nil
 }
 

@@ -75,8 +75,8 @@ var (
 // ServeHTTP implements [http.Handler].
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	t, err := ParsePath(r.URL.EscapedPath())
-	if host := foreignHost(t.Repository); IsPush(r.Method) && host != "" {
-		err = fmt.Errorf("%w: %q is a registry's host, push to a repository whose name begins otherwise", errForeignName, host)
+	if IsPush(r.Method) && foreignHost(t.Repository) != "" {
+		err = CheckPush(t.Repository)
 	}
 	if err != nil {
 		h.Refuse(w, r, err)
@@ -124,6 +124,14 @@ func (h *Handler) serve(r request) error {
 		return fmt.Errorf("%w: %s, use one of %s", errMethod, r.Method, strings.Join(allowed, ", "))
 	}
 	return respond(h, r)
+}
+
+// CheckPush refuses names that are another registry's, which take no push.
+func CheckPush(repository string) error {
+	if host := foreignHost(repository); host != "" {
+		return fmt.Errorf("%w: %q is a registry's host, push to a repository whose name begins otherwise", errForeignName, host)
+	}
+	return nil
 }
 
 // IsPush reports whether a method adds content. DELETE takes away, which names that take

@@ -1,0 +1,215 @@
+package caddymodule
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/eblume/caddy-registry/distribution"
+	"github.com/eblume/caddy-registry/upstream"
+)
+
+func init() {
+	caddy.RegisterModule(Cache{})
+}
+
+// CaddyModule returns the Caddy module information.
+func (Cache) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.registry_cache", New: func() caddy.Module { return new(Cache) }}
+}
+
+// Provision sets up the clients of the upstreams. None of them is asked anything yet.
+func (c *Cache) Provision(ctx caddy.Context) error {
+	options, err := c.resolve()
+	if err != nil {
+		return err
+	}
+	module, err := ctx.App("registry")
+	if err != nil {
+		return fmt.Errorf("registry app: %w", err)
+	}
+	app := module.(*App)
+	app.addNames(options.names)
+	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+		return err
+	}
+	c.names = options.names
+	c.api = &distribution.Handler{Log: ctx.Slogger()}
+	caches := make([]upstream.Options, 0, len(options.upstreams))
+	for _, o := range options.upstreams {
+		client, err := upstream.NewClient(upstream.Config{
+			Name:         o.name,
+			URLs:         o.urls,
+			Username:     o.username,
+			Password:     o.password,
+			DockerConfig: o.dockerConfig,
+			CAFile:       o.caFile,
+			Log:          ctx.Slogger(),
+			Metrics:      clientMetrics(o.name),
+		})
+		if err != nil {
+			return fmt.Errorf("upstream %s: %w", o.name, err)
+		}
+		c.clients = append(c.clients, client)
+		caches = append(caches, upstream.Options{
+			Name:         o.name,
+			Client:       client,
+			Fresh:        o.fresh,
+			StaleIfError: o.staleIfError,
+			NotFoundTTL:  o.notFoundTTL,
+			Access:       o.access,
+			Prefetch:     options.prefetch,
+			Meter:        cacheMeter(o.name),
+			Log:          ctx.Slogger(),
+		})
+	}
+	// Servers may be started before the app is.
+	c.open = sync.OnceValue(func() error {
+		opened, err := app.open()
+		if err != nil {
+			return err
+		}
+		c.api.Registry = opened.registry
+		room := &upstream.Room{
+			Registry: opened.registry,
+			MinFree:  func(total int64) int64 { return int64(options.minFree.of(uint64(total))) },
+			Log:      ctx.Slogger(),
+		}
+		c.caches = make(map[string]*upstream.Cache, len(caches))
+		for _, o := range caches {
+			o.Room = room
+			c.caches[o.Name] = upstream.NewCache(o, opened.registry, opened.transfers, opened.pulls)
+		}
+		return nil
+	})
+	return nil
+}
+
+// Cleanup lets go of idle connections.
+func (c *Cache) Cleanup() error {
+	for _, client := range c.clients {
+		client.Close()
+	}
+	return nil
+}
+
+func (c *Cache) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if !isAPI(r.URL.Path) {
+		return next.ServeHTTP(w, r)
+	}
+	if err := c.open(); err != nil {
+		return caddyhttp.Error(http.StatusServiceUnavailable, err)
+	}
+	target, err := distribution.ParsePath(r.URL.EscapedPath())
+	if err != nil || target.Repository == "" {
+		c.api.ServeHTTP(w, r)
+		return nil
+	}
+	ns := namespace(r.URL)
+	mapped, err := c.resolveName(r, target, ns)
+	if err != nil {
+		logFields(r, target, "")
+		c.api.Refuse(w, r, refusal(err))
+		return nil
+	}
+	if ns != "" {
+		w.Header()["Oci-Namespace"] = []string{ns}
+	}
+	if mapped.Upstream == "" {
+		return c.pass(w, r, next)
+	}
+	c.serve(w, r, target, mapped)
+	return nil
+}
+
+// resolveName returns which repository a request means. What is pushed, and uploads, are
+// never sent to an upstream; neither are deletions by a name that only might be its.
+func (c *Cache) resolveName(r *http.Request, target distribution.Target, ns string) (upstream.Mapped, error) {
+	if distribution.IsPush(r.Method) || target.IsUpload() {
+		name, err := c.names.MapPush(target.Repository, ns, r.Host)
+		return upstream.Mapped{Repository: name}, err
+	}
+	mapped, err := c.names.Map(target.Repository, ns, r.Host, func(name string) (bool, error) {
+		return c.api.Registry.IsOwn(r.Context(), name)
+	})
+	if mapped.ByDefault && r.Method == http.MethodDelete {
+		mapped = upstream.Mapped{Repository: target.Repository}
+	}
+	return mapped, err
+}
+
+// serve answers from the copy of an upstream's repository, and fetches what it lacks.
+func (c *Cache) serve(w http.ResponseWriter, r *http.Request, target distribution.Target, mapped upstream.Mapped) {
+	target.Repository = mapped.Repository
+	fields := logFields(r, target, "")
+	view := c.caches[mapped.Upstream].View(mapped, func(result upstream.Result) {
+		if result != upstream.Negative {
+			w.Header()["X-Registry-Cache"] = []string{string(result)}
+		}
+		if fields != nil {
+			fields.Set(zap.String("registry_cache", string(result)))
+		}
+	})
+	if target.IsBlob() {
+		defer beGenerous(r)()
+	}
+	c.api.Serve(w, r, target, source{view})
+}
+
+// Variables of a request by which the handlers here tell each other what is done.
+const (
+	varMapped   = "registry.mapped"   // its name is this registry's own
+	varAnswered = "registry.answered" // by the registry handler
+)
+
+// pass leaves what is this registry's own to the registry handler. Without one this is
+// a mirror and nothing else.
+func (c *Cache) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	caddyhttp.SetVar(r.Context(), varMapped, true)
+	err := next.ServeHTTP(w, r)
+	if err != nil || caddyhttp.GetVar(r.Context(), varAnswered) != nil {
+		return err
+	}
+	c.api.Refuse(w, r, errOnlyMirror)
+	return nil
+}
+
+// namespace returns the registry that a request says its repository is of, as containerd
+// tells a mirror.
+func namespace(u *url.URL) string {
+	if u.RawQuery == "" {
+		return ""
+	}
+	return u.Query().Get("ns")
+}
+
+// logFields adds to the access log what a request is about, and returns the fields, nil
+// if nothing is logged.
+func logFields(r *http.Request, target distribution.Target, user string) *caddyhttp.ExtraLogFields {
+	fields, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields)
+	if !ok {
+		return nil
+	}
+	if target.Repository != "" {
+		fields.Set(zap.String("registry_repo", target.Repository))
+	}
+	fields.Set(zap.String("registry_operation", target.Operation()))
+	if user != "" {
+		fields.Set(zap.String("registry_user", user))
+	}
+	return fields
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Cache)(nil)
+	_ caddy.CleanerUpper          = (*Cache)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Cache)(nil)
+	_ caddyfile.Unmarshaler       = (*Cache)(nil)
+)
