@@ -34,6 +34,7 @@ func TestBlobStore(t *testing.T, fresh func(testing.TB) func() (storage.BlobStor
 		{"uploads that take room are listed", testListUploads},
 		{"uploads of the same blob at once", testSameBlob},
 		{"large writes arrive whole", testLargeWrite},
+		{"an upload can be read while it is written, and after", testOpenUpload},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -401,4 +402,57 @@ func testLargeWrite(t *testing.T, s *blobStore) {
 	s.write(w, content[700_001:])
 	s.commit(w, digest.FromString(content))
 	s.wantBytes(digest.FromString(content), content)
+}
+
+// stepwise gives one piece with each Read, and calls between before the next one.
+type stepwise struct {
+	left    []string
+	between func()
+}
+
+func (p *stepwise) Read(b []byte) (int, error) {
+	p.between()
+	if len(p.left) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(b, p.left[0])
+	p.left = p.left[1:]
+	return n, nil
+}
+
+func testOpenUpload(t *testing.T, s *blobStore) {
+	ctx := context.Background()
+	id := uuid.NewString()
+	wantError(t, "OpenUpload", second(s.OpenUpload(ctx, id)), storage.ErrUploadUnknown)
+	w := s.writer(id, storage.UploadState{})
+	partial, err := s.OpenUpload(ctx, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer partial.Close()
+	var got string
+	_, err = w.ReadFrom(&stepwise{left: []string{"abc", "def", "ghi"}, between: func() {
+		more, err := io.ReadAll(partial)
+		if err != nil {
+			t.Error(err)
+		}
+		got += string(more) + "|"
+	}})
+	if err != nil || got != "|abc|def|ghi|" {
+		t.Errorf("read %q between the pieces, %v", got, err)
+	}
+	d := digest.FromString("abcdefghi")
+	if err := w.Verify(d); err != nil {
+		t.Error(err)
+	}
+	wantError(t, "Verify", w.Verify(digest.FromString("abc")), storage.ErrDigestInvalid)
+	s.commit(w, d)
+	if _, err := partial.Seek(3, io.SeekStart); err != nil {
+		t.Error(err)
+	}
+	if more, err := io.ReadAll(partial); err != nil || string(more) != "defghi" {
+		t.Errorf("read %q, %v, after Commit", more, err)
+	}
+	wantError(t, "OpenUpload", second(s.OpenUpload(ctx, id)), storage.ErrUploadUnknown)
+	s.wantBytes(d, "abcdefghi")
 }

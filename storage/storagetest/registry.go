@@ -23,6 +23,7 @@ func TestRegistry(t *testing.T, fresh func(testing.TB) Open) {
 		{"manifests", manifestTests},
 		{"lists", listTests},
 		{"races", raceTests},
+		{"copies", copyTests},
 	} {
 		t.Run(group.name, func(t *testing.T) {
 			t.Parallel()
