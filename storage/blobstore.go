@@ -46,8 +46,8 @@ type BlobWriter interface {
 	io.ReaderFrom
 	// Size returns how many bytes the upload has.
 	Size() int64
-	// Verify returns ErrDigestInvalid unless the bytes so far are the blob d.
-	Verify(d digest.Digest) error
+	// Verify returns ErrDigestInvalid unless the bytes so far, and then rest, are the blob d.
+	Verify(d digest.Digest, rest []byte) error
 	// Commit makes the upload the blob d. When it returns nil the blob is there and
 	// survives a loss of power. If the bytes have another digest it returns
 	// ErrDigestInvalid and the upload is as it was.

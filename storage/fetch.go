@@ -91,8 +91,8 @@ func (f *Fetch) Open(ctx context.Context) (io.ReadSeekCloser, error) {
 	return partial, err
 }
 
-// Verify returns ErrDigestInvalid if what has arrived is not the blob.
-func (f *Fetch) Verify() error { return f.writer.Verify(f.digest) }
+// Verify returns ErrDigestInvalid if what has arrived, and then rest, is not the blob.
+func (f *Fetch) Verify(rest []byte) error { return f.writer.Verify(f.digest, rest) }
 
 // Commit makes what has arrived a blob of repositories that are copies of the upstream's.
 // With an error it is gone.

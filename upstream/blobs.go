@@ -154,6 +154,9 @@ func (v *View) link(ctx context.Context, d digest.Digest) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if _, err := c.registry.StatBlob(ctx, v.mapped.Repository, d); err == nil {
+		return true, nil // its transfer for this copy has just ended
+	}
 	remote, err := v.statRemote(ctx, d)
 	if err != nil {
 		return false, err

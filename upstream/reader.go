@@ -78,7 +78,7 @@ func (r *reader) WriteTo(w io.Writer) (written int64, err error) {
 			return written, err
 		}
 		if n > 0 {
-			n, err = io.CopyN(w, r.file, n)
+			n, err = io.Copy(w, r.file) // all that there is is right, or will be cut off
 		} else {
 			n, err = io.Copy(w, r.rest)
 		}

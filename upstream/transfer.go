@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -130,6 +131,10 @@ func (ts *Transfers) join(ctx context.Context, source blobSource, known func() e
 		if err := ts.stop.Err(); err != nil {
 			return nil, err
 		}
+		// One that has just ended left the blob where the caller did not find it before.
+		if _, err := ts.registry.StatBlob(ctx, source.repository, source.digest); err == nil {
+			return nil, errEnded
+		}
 		return ts.begin(source), nil
 	}
 	ts.mu.Unlock()
@@ -235,10 +240,9 @@ func (t *transfer) setBegun() {
 	}
 }
 
-// arrived tells readers that the partial file has n bytes. The last one is kept back
-// until all of them are known to be right.
+// arrived tells readers that the partial file has n bytes.
 func (t *transfer) arrived(n int64) {
-	t.change(func() { t.readable = max(t.readable, min(n, t.total-1)) })
+	t.change(func() { t.readable = max(t.readable, n) })
 }
 
 // fail ends a transfer for its readers.
@@ -282,15 +286,15 @@ func (ts *Transfers) fetch(t *transfer) error {
 	switch {
 	case errors.Is(err, storage.ErrFull), errors.Is(err, errNoRoom):
 		return ts.overflow(t, fetch)
+	case errors.Is(err, storage.ErrDigestInvalid):
+		return ts.mismatch(t, fetch, err)
 	case errors.Is(err, ErrInvalid):
 		return errors.Join(err, fetch.Discard(context.WithoutCancel(ctx)))
 	case err != nil:
 		return errors.Join(err, fetch.Suspend(context.WithoutCancel(ctx)))
 	}
-	if err := fetch.Verify(); err != nil {
-		ts.distrust(t)
-		t.meter.mismatch()
-		return errors.Join(fmt.Errorf("%w: %w", ErrInvalid, err), fetch.Discard(context.WithoutCancel(ctx)))
+	if err := fetch.Verify(nil); err != nil {
+		return ts.mismatch(t, fetch, err)
 	}
 	// Clients need not wait for the disk: nothing of this is theirs to lose.
 	t.change(func() { t.total, t.readable = fetch.Size(), fetch.Size() })
@@ -305,6 +309,13 @@ func (ts *Transfers) fetch(t *transfer) error {
 		ts.log.Error("a blob was fetched but cannot be kept", "upstream", t.upstream, "blob", t.digest, "error", err)
 	}
 	return nil
+}
+
+// mismatch throws away what is not what its digest says.
+func (ts *Transfers) mismatch(t *transfer, fetch *storage.Fetch, err error) error {
+	ts.distrust(t)
+	t.meter.mismatch()
+	return errors.Join(fmt.Errorf("%w: %w", ErrInvalid, err), fetch.Discard(context.WithoutCancel(ts.stop)))
 }
 
 // overflow lets readers ask for what the disk has no room for.
@@ -334,7 +345,7 @@ func (ts *Transfers) receive(ctx context.Context, t *transfer, fetch *storage.Fe
 			first = body.Endpoint
 			err = t.take(ctx, fetch, body)
 		}
-		if err == nil || errors.Is(err, storage.ErrFull) || errors.Is(err, errNoRoom) || ctx.Err() != nil {
+		if err == nil || errors.Is(err, storage.ErrDigestInvalid) || errors.Is(err, storage.ErrFull) || errors.Is(err, errNoRoom) || ctx.Err() != nil {
 			return errors.Join(err, ctx.Err())
 		}
 		// Nothing was promised to anybody yet: they get to know at once.
@@ -409,9 +420,14 @@ func (t *transfer) take(ctx context.Context, fetch *storage.Fetch, body *BlobBod
 	}
 	p := &progress{transfer: t, ctx: ctx, body: body, at: fetch.Size(), limit: limit, sized: total >= 0}
 	n, err := fetch.ReadFrom(p)
-	t.meter.received(n)
+	t.meter.received(n + int64(len(p.last)))
 	if total >= 0 {
 		t.arrived(fetch.Size())
+	}
+	if err == nil && p.last != nil && !p.overlong {
+		if err = fetch.Verify(p.last); err == nil {
+			_, err = fetch.ReadFrom(bytes.NewReader(p.last))
+		}
 	}
 	switch {
 	case p.overlong:
@@ -438,6 +454,7 @@ type progress struct {
 	at       int64 // offset of the next byte
 	limit    int64
 	sized    bool
+	last     []byte // of a sized body
 	overlong bool
 }
 
@@ -445,11 +462,12 @@ func (p *progress) Read(b []byte) (int, error) {
 	if p.sized {
 		p.arrived(p.at)
 	}
-	if p.at >= p.limit {
-		if n, _ := io.ReadFull(p.body, make([]byte, 1)); n > 0 {
-			p.overlong = true
-		}
-		return 0, io.EOF
+	end := p.limit
+	if p.sized {
+		end = max(0, end-1) // the last byte comes when all are known to be right
+	}
+	if p.at >= end {
+		return 0, p.end(end)
 	}
 	if p.at >= p.checked {
 		p.checked = p.at + roomStep
@@ -457,9 +475,21 @@ func (p *progress) Read(b []byte) (int, error) {
 			return 0, errNoRoom
 		}
 	}
-	n, err := p.body.Read(b[:min(int64(len(b)), p.limit-p.at)])
+	n, err := p.body.Read(b[:min(int64(len(b)), end-p.at)])
 	p.at += int64(n)
 	return n, err
+}
+
+// end reads what follows: the byte that was kept back, and nothing more.
+func (p *progress) end(at int64) error {
+	rest := make([]byte, p.limit-at+1)
+	n, err := io.ReadFull(p.body, rest)
+	if err == nil {
+		p.overlong = true
+	} else if n == len(rest)-1 {
+		p.last, err = rest[:n], io.EOF
+	}
+	return err
 }
 
 // distrust has the next transfer of the blob begin at the next URL.

@@ -162,19 +162,20 @@ func (w *writer) release() {
 
 func (w *writer) Size() int64 { return w.size }
 
-func (w *writer) Verify(d digest.Digest) error {
-	sum, err := w.digest(d.Algorithm())
+func (w *writer) Verify(d digest.Digest, rest []byte) error {
+	h, err := w.hashed(d.Algorithm())
 	if err != nil {
 		return err
 	}
-	if sum != d {
-		return fmt.Errorf("%w: the %d bytes that arrived have digest %s, not %s", storage.ErrDigestInvalid, w.size, sum, d)
+	h.Write(rest)
+	if sum := digest.NewDigest(d.Algorithm(), h); sum != d {
+		return fmt.Errorf("%w: the %d bytes that arrived have digest %s, not %s", storage.ErrDigestInvalid, w.size+int64(len(rest)), sum, d)
 	}
 	return nil
 }
 
 func (w *writer) Commit(_ context.Context, d digest.Digest) error {
-	if err := w.Verify(d); err != nil {
+	if err := w.Verify(d, nil); err != nil {
 		return err
 	}
 	w.release()
@@ -187,18 +188,18 @@ func (w *writer) Commit(_ context.Context, d digest.Digest) error {
 	return diskError(w.store.publish(w.id, d))
 }
 
-// digest returns the digest of the whole upload, which is read again if it was hashed
-// by another algorithm: clients need not say at the start which one they will use.
-func (w *writer) digest(algorithm digest.Algorithm) (digest.Digest, error) {
+// hashed returns a hash of the whole upload, which is read again if it was hashed by
+// another algorithm: clients need not say at the start which one they will use.
+func (w *writer) hashed(algorithm digest.Algorithm) (hash.Hash, error) {
 	if algorithm == w.algorithm {
-		return digest.NewDigest(algorithm, w.hash), nil
+		return w.hash.(hash.Cloner).Clone()
 	}
 	if _, err := w.file.Seek(0, io.SeekStart); err != nil {
-		return "", err
+		return nil, err
 	}
 	h := algorithm.Hash()
 	_, err := io.Copy(h, w.file)
-	return digest.NewDigest(algorithm, h), err
+	return h, err
 }
 
 // Suspend syncs what was written: a loss of power may leave a file its length and other

@@ -442,10 +442,10 @@ func testOpenUpload(t *testing.T, s *blobStore) {
 		t.Errorf("read %q between the pieces, %v", got, err)
 	}
 	d := digest.FromString("abcdefghi")
-	if err := w.Verify(d); err != nil {
+	if err := w.Verify(d, nil); err != nil {
 		t.Error(err)
 	}
-	wantError(t, "Verify", w.Verify(digest.FromString("abc")), storage.ErrDigestInvalid)
+	wantError(t, "Verify", w.Verify(digest.FromString("abc"), nil), storage.ErrDigestInvalid)
 	s.commit(w, d)
 	if _, err := partial.Seek(3, io.SeekStart); err != nil {
 		t.Error(err)

@@ -202,7 +202,7 @@ func testFetch(t *testing.T, r *registry) {
 		}
 		wantMore(piece)
 	}
-	if err := f.Verify(); err != nil {
+	if err := f.Verify(nil); err != nil {
 		t.Error(err)
 	}
 	r.wantNoBlob("docker.io/a", d)
@@ -236,7 +236,7 @@ func testFetchGoesOn(t *testing.T, r *registry) {
 		if _, err := f.ReadFrom(strings.NewReader(piece)); err != nil {
 			t.Fatal(err)
 		}
-		wantError(t, "Verify", f.Verify(), storage.ErrDigestInvalid)
+		wantError(t, "Verify", f.Verify(nil), storage.ErrDigestInvalid)
 		if err := f.Suspend(ctx); err != nil {
 			t.Fatal(err)
 		}
@@ -285,7 +285,7 @@ func testFetchMismatch(t *testing.T, r *registry) {
 		if _, err := f.ReadFrom(strings.NewReader("abd")); err != nil {
 			t.Fatal(err)
 		}
-		wantError(t, "Verify", f.Verify(), storage.ErrDigestInvalid)
+		wantError(t, "Verify", f.Verify(nil), storage.ErrDigestInvalid)
 		if err := end(f); err != nil {
 			t.Error(err)
 		}
