@@ -25,7 +25,7 @@ const (
 
 // listTags is end-8a and end-8b, "Listing Tags".
 func (h *Handler) listTags(r request) error {
-	return h.list(r, `{"name":`+strconv.Quote(r.Repository)+`,"tags":[`, func(last string, n int) ([]string, error) {
+	return h.list(r, `{"name":`+strconv.Quote(r.name)+`,"tags":[`, func(last string, n int) ([]string, error) {
 		return r.source.Tags(r.Context(), r.Repository, last, n)
 	})
 }

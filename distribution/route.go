@@ -27,6 +27,7 @@ const (
 type Target struct {
 	// Repository is empty if the path is of none.
 	Repository string
+	name       string // the repository's, as the path has it
 	endpoint   endpoint
 	// reference is the last part of the path: a tag, a digest or an upload's id.
 	reference string
@@ -81,7 +82,7 @@ func ParsePath(path string) (Target, error) {
 	if err != nil {
 		return Target{}, fmt.Errorf("%w as %s", errNoEndpoint, path)
 	}
-	t.reference = reference
+	t.reference, t.name = reference, t.Repository
 	return t, storage.CheckName(t.Repository)
 }
 
@@ -102,14 +103,14 @@ func cutEndpoint(path string) (Target, bool) {
 	}
 	switch kind {
 	case "manifests":
-		return Target{name, endpointManifest, reference}, true
+		return Target{Repository: name, endpoint: endpointManifest, reference: reference}, true
 	case "blobs":
-		return Target{name, endpointBlob, reference}, true
+		return Target{Repository: name, endpoint: endpointBlob, reference: reference}, true
 	case "referrers":
-		return Target{name, endpointReferrers, reference}, true
+		return Target{Repository: name, endpoint: endpointReferrers, reference: reference}, true
 	case "uploads":
 		name, ok := strings.CutSuffix(name, "/blobs")
-		return Target{name, endpointUpload, reference}, ok
+		return Target{Repository: name, endpoint: endpointUpload, reference: reference}, ok
 	}
 	return Target{}, false
 }

@@ -101,8 +101,9 @@ func wantBuilt(t *testing.T, i *image, architecture string, content []byte) {
 	}
 }
 
-// startBuildKit starts a daemon that keeps all it has in a folder.
-func startBuildKit(t *testing.T, r *registry) *buildkit {
+// startBuildKit starts a daemon that keeps all it has in a folder, with more lines in its
+// configuration.
+func startBuildKit(t *testing.T, r *registry, lines ...string) *buildkit {
 	t.Helper()
 	needRoot(t)
 	buildkitd := tool(t, "buildkitd")
@@ -124,7 +125,8 @@ binary = %q
 networkMode = "host"
 [registry.%q]
 http = true
-`, b.path("root"), socket, b.path("otel.sock"), tool(t, "runc"), r.addr))
+%s
+`, b.path("root"), socket, b.path("otel.sock"), tool(t, "runc"), r.addr, strings.Join(lines, "\n")))
 	b.start(buildkitd, "--config", config).waitUntil(func() error {
 		_, stderr, err := b.try(b.buildctl, "debug", "workers")
 		if err != nil {

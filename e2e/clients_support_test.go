@@ -84,9 +84,10 @@ type registry struct {
 	server *daemon
 }
 
-// startRegistry starts a server that stops with the test. The test fails if the server
-// logged an error, as it does for each answer of 500 and above.
-func startRegistry(t *testing.T) *registry {
+// startRegistry starts a server that stops with the test, with directives in its site
+// besides the registry's own. The test fails if the server logged an error, as it does
+// for each answer of 500 and above.
+func startRegistry(t *testing.T, directives ...string) *registry {
 	t.Helper()
 	h := newHome(t)
 	r := &registry{t: t, addr: freeAddr(t)}
@@ -105,9 +106,10 @@ func startRegistry(t *testing.T) *registry {
 http://%s:%s {
 	bind %s
 	log
+	%s
 	registry
 }
-`, h.path("registry"), host, port, host))
+`, h.path("registry"), host, port, host, strings.Join(directives, "\n")))
 	d := h.start(caddyBinary, "run", "--config", config, "--adapter", "caddyfile")
 	r.server = d
 	d.onStop = func() { reportErrors(t, d.log) }

@@ -138,17 +138,23 @@ func (c *containerd) movesEveryPlatform(r *registry, flags ...string) {
 
 	c.forget(name)
 	c.command("images pull --all-platforms", flags, name)
-	for digest, content := range pushed.blobs {
-		stored, err := os.ReadFile(c.path("root/io.containerd.content.v1.content/" + blobFile(digest)))
-		if err != nil || !bytes.Equal(stored, content) {
-			c.t.Errorf("containerd has %d bytes of %s (%v), want %d", len(stored), digest, err, len(content))
-		}
-	}
+	c.wantContent(pushed)
 	images := strings.Fields(c.command("images ls", nil, "name=="+name))
 	if !slices.Contains(images, pushed.Digest.String()) {
 		c.t.Errorf("containerd has pulled %s, want %s", images, pushed.Digest)
 	}
 	c.forget(name)
+}
+
+// wantContent fails the test for whatever of an image containerd has not, byte for byte.
+func (c *containerd) wantContent(i *image) {
+	c.t.Helper()
+	for digest, content := range i.blobs {
+		stored, err := os.ReadFile(c.path("root/io.containerd.content.v1.content/" + blobFile(digest)))
+		if err != nil || !bytes.Equal(stored, content) {
+			c.t.Errorf("containerd has %d bytes of %s (%v), want %d", len(stored), digest, err, len(content))
+		}
+	}
 }
 
 // runs runs an image from the registry.

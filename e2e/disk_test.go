@@ -19,6 +19,12 @@ import (
 // startOnSmallDisk returns a registry whose storage is a disk of its own.
 func startOnSmallDisk(t *testing.T, size int64) *process {
 	t.Helper()
+	return startWithSmallDisk(t, size, registryCaddyfile)
+}
+
+// startWithSmallDisk is startOnSmallDisk with a configuration.
+func startWithSmallDisk(t *testing.T, size int64, caddyfile string) *process {
+	t.Helper()
 	disk := t.TempDir()
 	err := syscall.Mount("tmpfs", disk, "tmpfs", 0, fmt.Sprintf("size=%d", size))
 	needs(t, "the right to mount a small disk", err)
@@ -27,7 +33,7 @@ func startOnSmallDisk(t *testing.T, size int64) *process {
 			t.Errorf("unmounting %s: %v", disk, err)
 		}
 	})
-	p := newProcess(t, registryCaddyfile)
+	p := newProcess(t, caddyfile)
 	p.storage = filepath.Join(disk, "storage")
 	p.start()
 	return p

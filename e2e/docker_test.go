@@ -84,7 +84,8 @@ func TestDockerMovesImagesUnchanged(t *testing.T) {
 }
 
 // startDocker starts a daemon that touches no network and keeps all it has in a folder.
-func startDocker(t *testing.T, r *registry) *docker {
+// What it pulls of Docker Hub it asks the mirrors for first.
+func startDocker(t *testing.T, r *registry, mirrors ...string) *docker {
 	t.Helper()
 	needRoot(t)
 	dockerd := tool(t, "dockerd")
@@ -102,6 +103,7 @@ func startDocker(t *testing.T, r *registry) *docker {
 		"ip6tables":           false,
 		"bridge":              "none",
 		"insecure-registries": []string{r.addr},
+		"registry-mirrors":    mirrors,
 	})))
 	d := &docker{home: h, cli: tool(t, "docker")}
 	d.env = append(d.env, "DOCKER_HOST="+socket)

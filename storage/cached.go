@@ -95,7 +95,7 @@ func (r *Registry) Referenced(ctx context.Context, repository string, d digest.D
 }
 
 // CachedBlob returns the size of a blob that some copy of the upstream's repositories
-// holds, or ErrBlobUnknown.
+// holds, or ErrBlobUnknown, also if only its bytes are gone.
 func (r *Registry) CachedBlob(ctx context.Context, upstream string, d digest.Digest) (int64, error) {
 	var size int64
 	err := r.database.Read(ctx).QueryRow(`
@@ -106,7 +106,14 @@ func (r *Registry) CachedBlob(ctx context.Context, upstream string, d digest.Dig
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, fmt.Errorf("%w: no copy of a repository of %s holds %s", ErrBlobUnknown, upstream, d)
 	}
-	return size, err
+	if err != nil {
+		return 0, err
+	}
+	blob, err := r.blobs.Open(ctx, d)
+	if err != nil {
+		return 0, err
+	}
+	return size, blob.Close()
 }
 
 // LinkCached makes a blob that some copy of the upstream's repositories holds part of

@@ -50,7 +50,7 @@ func (v *View) mayAsk(ctx context.Context, d digest.Digest) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if v.mapped.ByDefault && !referenced.Named {
+	if v.mapped.ByDefault && !referenced.Named && !v.cache.unkept.Contains(v.mapped.Repository+" "+d.String()) {
 		return 0, fmt.Errorf("%w: no manifest of %s names %s", storage.ErrBlobUnknown, v.mapped.Repository, d)
 	}
 	return referenced.Size, nil
@@ -154,7 +154,7 @@ func (v *View) link(ctx context.Context, d digest.Digest) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if _, err := c.registry.StatBlob(ctx, v.mapped.Repository, d); err == nil {
+	if c.transfers.isHere(ctx, v.mapped.Repository, d) {
 		return true, nil // its transfer for this copy has just ended
 	}
 	remote, err := v.statRemote(ctx, d)

@@ -47,6 +47,7 @@ type Cache struct {
 	slow    atomic.Bool // the upstream took longer than patience the last time
 	refused *expirable.LRU[string, error]
 	tags    *lru.Cache[tagKey, tagState]
+	unkept  *lru.Cache[string, struct{}] // blobs that a manifest names which could not be kept
 	lists   *lru.Cache[string, list[string]]
 	found   *lru.Cache[string, list[imagespec.Descriptor]]
 }
@@ -60,6 +61,7 @@ const (
 
 	maxTagStates = 100_000
 	maxRefused   = 10_000
+	maxUnkept    = 10_000
 	maxLists     = 100
 )
 
@@ -72,6 +74,7 @@ func NewCache(options Options, registry *storage.Registry, transfers *Transfers,
 		pulls:     pulls,
 		refused:   expirable.NewLRU[string, error](maxRefused, nil, options.NotFoundTTL),
 		tags:      newLRU[tagKey, tagState](maxTagStates),
+		unkept:    newLRU[string, struct{}](maxUnkept),
 		lists:     newLRU[string, list[string]](maxLists),
 		found:     newLRU[string, list[imagespec.Descriptor]](maxLists),
 	}

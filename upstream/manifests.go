@@ -69,9 +69,15 @@ func (v *View) keepManifest(ctx context.Context, m *storage.Manifest, tag string
 	c := v.cache
 	c.Meter.received(int64(len(m.Content)))
 	err := c.registry.PutCached(ctx, c.Name, v.mapped.Repository, m, tag)
+	if errors.Is(err, storage.ErrFull) && c.Room.make(ctx, roomStep) {
+		err = c.registry.PutCached(ctx, c.Name, v.mapped.Repository, m, tag)
+	}
 	if errors.Is(err, storage.ErrFull) {
 		c.Log.Warn("a manifest cannot be kept", "repository", v.mapped.Repository, "digest", m.Digest, "error", err)
-		err = nil
+		for _, d := range m.Required {
+			c.unkept.Add(v.mapped.Repository+" "+d.String(), struct{}{})
+		}
+		return nil
 	}
 	if err != nil {
 		return err

@@ -132,7 +132,7 @@ func (ts *Transfers) join(ctx context.Context, source blobSource, known func() e
 			return nil, err
 		}
 		// One that has just ended left the blob where the caller did not find it before.
-		if _, err := ts.registry.StatBlob(ctx, source.repository, source.digest); err == nil {
+		if ts.isHere(ctx, source.repository, source.digest) {
 			return nil, errEnded
 		}
 		return ts.begin(source), nil
@@ -153,6 +153,16 @@ func (ts *Transfers) join(ctx context.Context, source blobSource, known func() e
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// isHere reports whether a repository has a blob, and storage its bytes.
+func (ts *Transfers) isHere(ctx context.Context, repository string, d digest.Digest) bool {
+	blob, _, err := ts.registry.OpenBlob(ctx, repository, d)
+	if err != nil {
+		return false
+	}
+	blob.Close()
+	return true
 }
 
 func (ts *Transfers) begin(source blobSource) *transfer {
