@@ -134,6 +134,23 @@ func (a *App) Start() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.stop = cancel
 	go a.expireUploads(ctx, opened.registry)
+	return a.warnOfLibrary(ctx, opened.registry)
+}
+
+// warnOfLibrary tells if the names that clients most often ask a mirror for are private,
+// since some of them were pushed here before this was one.
+func (a *App) warnOfLibrary(ctx context.Context, registry *storage.Registry) error {
+	for _, names := range a.names {
+		if names.Default == "" {
+			continue
+		}
+		own, err := registry.IsOwn(ctx, "library")
+		if own {
+			a.logger.Warn("library/… was pushed here, so that none of it is looked for in the default upstream; ask for it by its full name",
+				zap.String("default", names.Default), zap.String("full_name", names.Default+"/library/…"))
+		}
+		return err
+	}
 	return nil
 }
 

@@ -107,6 +107,7 @@ func (c *Cache) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 		return caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}
 	target, err := distribution.ParsePath(r.URL.EscapedPath())
+	logFields(r, target, "")
 	if err != nil || target.Repository == "" {
 		c.api.ServeHTTP(w, r)
 		return nil
@@ -114,7 +115,6 @@ func (c *Cache) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 	ns := namespace(r.URL)
 	mapped, err := c.resolveName(r, target, ns)
 	if err != nil {
-		logFields(r, target, "")
 		c.api.Refuse(w, r, refusal(err))
 		return nil
 	}
@@ -162,20 +162,21 @@ func (c *Cache) serve(w http.ResponseWriter, r *http.Request, target distributio
 	c.api.Serve(w, r, target, source{view})
 }
 
-// Variables of a request by which the handlers here tell each other what is done.
+// Variables of a request by which handlers tell each other what is done.
 const (
-	varMapped   = "registry.mapped"   // its name is this registry's own
-	varAnswered = "registry.answered" // by the registry handler
+	varMapped    = "registry.mapped" // its name is this registry's own
+	varUnhandled = "unhandled"       // set by Caddy: no handler answered
 )
 
-// pass leaves what is this registry's own to the registry handler. Without one this is
-// a mirror and nothing else.
+// pass leaves what is this registry's own to the handlers that follow. Without one that
+// answers this is a mirror and nothing else.
 func (c *Cache) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	caddyhttp.SetVar(r.Context(), varMapped, true)
 	err := next.ServeHTTP(w, r)
-	if err != nil || caddyhttp.GetVar(r.Context(), varAnswered) != nil {
+	if err != nil || caddyhttp.GetVar(r.Context(), varUnhandled) == nil {
 		return err
 	}
+	caddyhttp.SetVar(r.Context(), varUnhandled, false) // the access log would say NOP
 	c.api.Refuse(w, r, errOnlyMirror)
 	return nil
 }

@@ -41,8 +41,9 @@ type Cache struct {
 	LocalHosts []string `json:"local_hosts,omitempty"`
 
 	// How much of the disk must stay free, as a percentage or a size such as `20GiB`. With
-	// less, what is fetched is served without being kept. May be a placeholder. Default:
-	// `5%`.
+	// less, blobs that only copies hold leave, least recently pulled first, and if that is
+	// not enough, what is fetched is served without being kept. May be a placeholder.
+	// Default: `5%`.
 	MinFree MinFree `json:"min_free,omitempty"`
 
 	// Fetch an image's layers as soon as its manifest is fetched, before a client asks
@@ -82,8 +83,8 @@ type Upstream struct {
 	// Default: 1m.
 	Fresh []Fresh `json:"fresh,omitempty"`
 
-	// How long after it was last known to be right a tag is served while the upstream
-	// cannot be reached, or `forever`. Default: `forever`.
+	// How long a tag that is no longer fresh is served while the upstream cannot be asked,
+	// or `forever`. Default: `forever`.
 	StaleIfError Duration `json:"stale_if_error,omitempty"`
 
 	// How long it is remembered that the upstream does not have something. Default: 30s.

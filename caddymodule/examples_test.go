@@ -1,10 +1,12 @@
 package caddymodule_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -36,5 +38,27 @@ func TestExamplesStart(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestClientFilesOfTheMirrorNameIt checks what no test here can start.
+func TestClientFilesOfTheMirrorNameIt(t *testing.T) {
+	for _, name := range []string{"hosts.toml", "daemon.json", "registries.conf", "buildkitd.toml", "registries.yaml"} {
+		content, err := os.ReadFile("../examples/mirror/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(content), "localhost:5050") {
+			t.Errorf("%s does not name the mirror of the Caddyfile", name)
+		}
+		if strings.HasSuffix(name, ".json") && !json.Valid(content) {
+			t.Errorf("%s is no JSON", name)
+		}
+		for _, upstream := range []string{"docker.io", "ghcr.io", "quay.io"} {
+			all := name != "hosts.toml" && name != "daemon.json" // which are for any, and for Docker Hub
+			if all && !strings.Contains(string(content), upstream) {
+				t.Errorf("%s does not name %s", name, upstream)
+			}
+		}
 	}
 }

@@ -58,7 +58,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if !isAPI(r.URL.Path) {
 		return next.ServeHTTP(w, r)
 	}
-	caddyhttp.SetVar(r.Context(), varAnswered, true)
 	if err := h.open(); err != nil {
 		return caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}

@@ -2,6 +2,7 @@ package caddymodule_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -86,6 +87,11 @@ func global(dir, options string) string {
 func get(t *testing.T, url string) (int, string) {
 	t.Helper()
 	resp, err := http.Get(url)
+	if errors.Is(err, io.EOF) {
+		// A server that Caddy ends, since its configuration failed or was replaced, may have
+		// taken the connection from the listener that they share.
+		resp, err = http.Get(url)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,10 +31,17 @@ func main() {
 type module struct {
 	id, doc, syntax string
 	fields          []field
+	lists           []list
 }
 
 // field is one option of a module's JSON.
 type field struct{ name, kind, doc string }
+
+// list is an option whose elements have options of their own.
+type list struct {
+	path, doc string // path is the option's name, behind those of the lists that it is in
+	fields    []field
+}
 
 // generate returns the page about the modules of the package in a folder.
 func generate(folder string) ([]byte, error) {
@@ -61,9 +68,13 @@ func generate(folder string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	types := make(map[string]*doc.Type, len(pkg.Types))
+	for _, t := range pkg.Types {
+		types[t.Name] = t
+	}
 	var modules []module
 	for _, t := range pkg.Types {
-		if m, ok := readModule(t); ok {
+		if m, ok := readModule(t, types); ok {
 			modules = append(modules, m)
 		}
 	}
@@ -72,7 +83,7 @@ func generate(folder string) ([]byte, error) {
 }
 
 // readModule reads a type if it is a Caddy module.
-func readModule(t *doc.Type) (m module, ok bool) {
+func readModule(t *doc.Type, types map[string]*doc.Type) (m module, ok bool) {
 	m.doc = t.Doc
 	for _, method := range t.Methods {
 		switch method.Name {
@@ -82,11 +93,26 @@ func readModule(t *doc.Type) (m module, ok bool) {
 			_, m.syntax, _ = strings.Cut(method.Doc, "Syntax:\n")
 		}
 	}
-	structure, isStruct := t.Decl.Specs[0].(*ast.TypeSpec).Type.(*ast.StructType)
-	if m.id == "" || !isStruct {
+	if m.id == "" || structOf(t) == nil {
 		return m, false
 	}
-	for _, f := range structure.Fields.List {
+	m.fields, m.lists = readFields(t, types, "")
+	return m, true
+}
+
+// structOf returns the struct that a type is, or nil.
+func structOf(t *doc.Type) *ast.StructType {
+	if t == nil {
+		return nil
+	}
+	structure, _ := t.Decl.Specs[0].(*ast.TypeSpec).Type.(*ast.StructType)
+	return structure
+}
+
+// readFields reads the options of a struct, and of the structs of which they are lists.
+// Path is where the struct is in a module's JSON.
+func readFields(t *doc.Type, types map[string]*doc.Type, path string) (fields []field, lists []list) {
+	for _, f := range structOf(t).Fields.List {
 		if f.Tag == nil {
 			continue
 		}
@@ -103,9 +129,29 @@ func readModule(t *doc.Type) (m module, ok bool) {
 			namespace, _, _ := strings.Cut(strings.TrimPrefix(guest, "namespace="), " ")
 			kind = "module in " + namespace
 		}
-		m.fields = append(m.fields, field{name, kind, strings.Join(strings.Fields(f.Doc.Text()), " ")})
+		if element := elementOf(f.Type, types); structOf(element) != nil {
+			kind = "list, below"
+			l := list{path: path + name, doc: element.Doc}
+			var within []list
+			l.fields, within = readFields(element, types, l.path+".")
+			lists = append(append(lists, l), within...)
+		}
+		fields = append(fields, field{name, kind, strings.Join(strings.Fields(f.Doc.Text()), " ")})
 	}
-	return m, true
+	return fields, lists
+}
+
+// elementOf returns the type of a list's elements if it is one of this package's.
+func elementOf(e ast.Expr, types map[string]*doc.Type) *doc.Type {
+	array, ok := e.(*ast.ArrayType)
+	if !ok {
+		return nil
+	}
+	element, ok := array.Elt.(*ast.Ident)
+	if !ok {
+		return nil
+	}
+	return types[element.Name]
 }
 
 // moduleID finds the ID in the body of CaddyModule.
@@ -123,9 +169,15 @@ func moduleID(f *ast.FuncDecl) (id string) {
 	return id
 }
 
+// typeNames are the types whose names do not tell how a value is written.
+var typeNames = map[string]string{"MinFree": "percentage or size"}
+
 func typeName(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.Ident:
+		if name, ok := typeNames[e.Name]; ok {
+			return name
+		}
 		return strings.ToLower(e.Name)
 	case *ast.SelectorExpr:
 		return strings.ToLower(e.Sel.Name)
@@ -143,15 +195,23 @@ func render(modules []module) []byte {
 		if m.syntax != "" {
 			fmt.Fprintf(&page, "\nCaddyfile:\n\n```caddyfile\n%s\n```\n", unindent(m.syntax))
 		}
-		if len(m.fields) == 0 {
-			continue
-		}
-		page.WriteString("\n| JSON | type | |\n|---|---|---|\n")
-		for _, f := range m.fields {
-			fmt.Fprintf(&page, "| `%s` | %s | %s |\n", f.name, f.kind, strings.ReplaceAll(f.doc, "|", `\|`))
+		renderFields(&page, m.fields)
+		for _, l := range m.lists {
+			fmt.Fprintf(&page, "\n### Each of `%s`\n\n%s\n", l.path, strings.Join(strings.Fields(l.doc), " "))
+			renderFields(&page, l.fields)
 		}
 	}
 	return page.Bytes()
+}
+
+func renderFields(page *bytes.Buffer, fields []field) {
+	if len(fields) == 0 {
+		return
+	}
+	page.WriteString("\n| JSON | type | |\n|---|---|---|\n")
+	for _, f := range fields {
+		fmt.Fprintf(page, "| `%s` | %s | %s |\n", f.name, f.kind, strings.ReplaceAll(f.doc, "|", `\|`))
+	}
 }
 
 // unindent takes a tab from the lines of a comment's block.

@@ -26,9 +26,14 @@ func TestEveryOptionIsDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, id := range []string{"registry", "registry.storage.filesystem", "registry.database.sqlite", "http.handlers.registry"} {
+	for _, id := range []string{"registry", "registry.storage.filesystem", "registry.database.sqlite", "http.handlers.registry", "http.handlers.registry_cache"} {
 		if !strings.Contains(string(page), "## `"+id+"`\n") {
 			t.Errorf("module %s is missing", id)
+		}
+	}
+	for _, path := range []string{"upstreams", "upstreams.fresh"} {
+		if !strings.Contains(string(page), "\n### Each of `"+path+"`\n") {
+			t.Errorf("the options of %s are missing", path)
 		}
 	}
 	for line := range strings.Lines(string(page)) {
