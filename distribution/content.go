@@ -1,6 +1,7 @@
 package distribution
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -8,6 +9,9 @@ import (
 	"strings"
 	"time"
 )
+
+// errContent means that net/http could not find its way in the content.
+var errContent = errors.New("the content cannot be read")
 
 // serveContent answers with content of the given size, or the ranges of it that are
 // asked for, or that the client has it already by the Etag in the header. A whole, or
@@ -21,9 +25,7 @@ func serveContent(w http.ResponseWriter, r *http.Request, content io.ReadSeeker,
 	if hasConditions(r.Header) {
 		var ok bool
 		if start, ok = openRange(r.Header, size); !ok {
-			ranges := &rangeWriter{ResponseWriter: w}
-			http.ServeContent(ranges, r, "", time.Time{}, content)
-			return ranges.err
+			return serveRanges(w, r, content)
 		}
 		status = http.StatusPartialContent
 		h.Set("Content-Range", "bytes "+strconv.FormatInt(start, 10)+"-"+strconv.FormatInt(size-1, 10)+"/"+strconv.FormatInt(size, 10))
@@ -33,23 +35,49 @@ func serveContent(w http.ResponseWriter, r *http.Request, content io.ReadSeeker,
 	}
 	h.Set("Content-Length", strconv.FormatInt(size-start, 10))
 	w.WriteHeader(status)
-	if r.Method != http.MethodHead {
-		// Too few bytes make net/http cut the connection, as they must.
-		_, err := io.Copy(w, content)
-		return ignoreClient(err)
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	// Either the content broke off or the client left, to whom it is all the same.
+	if sent, _ := io.Copy(w, content); sent < size-start {
+		cut()
 	}
 	return nil
 }
 
-// rangeWriter keeps back how net/http refuses a range, which is not in JSON.
+// cut ends an answer of which less was sent than was said. Over HTTP/1 net/http would
+// close the connection by itself, but over HTTP/2 it would end the stream as if that were
+// all.
+func cut() { panic(http.ErrAbortHandler) }
+
+// serveRanges has net/http answer, which says nothing of content that breaks off.
+func serveRanges(w http.ResponseWriter, r *http.Request, content io.ReadSeeker) error {
+	ranges := &rangeWriter{ResponseWriter: w}
+	http.ServeContent(ranges, r, "", time.Time{}, content)
+	if ranges.err == nil && r.Method != http.MethodHead && ranges.sent < ranges.declared {
+		cut()
+	}
+	return ranges.err
+}
+
+// rangeWriter keeps back how net/http refuses a range, which is not in JSON, and counts
+// what is sent.
 type rangeWriter struct {
 	http.ResponseWriter
-	err error
+	err      error
+	declared int64
+	sent     int64
 }
 
 func (w *rangeWriter) WriteHeader(status int) {
-	if status == http.StatusRequestedRangeNotSatisfiable {
+	switch status {
+	case http.StatusRequestedRangeNotSatisfiable:
 		w.err = fmt.Errorf("%w: Range asks for what is not there", errRange)
+		return
+	case http.StatusOK, http.StatusPartialContent:
+		w.declared, _ = strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64)
+	case http.StatusInternalServerError:
+		w.err = errContent
 		return
 	}
 	w.ResponseWriter.WriteHeader(status)
@@ -59,7 +87,9 @@ func (w *rangeWriter) Write(p []byte) (int, error) {
 	if w.err != nil {
 		return len(p), nil
 	}
-	return w.ResponseWriter.Write(p)
+	n, err := w.ResponseWriter.Write(p)
+	w.sent += int64(n)
+	return n, err
 }
 
 func hasConditions(h http.Header) bool {

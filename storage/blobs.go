@@ -119,7 +119,9 @@ func addBlob(tx Tx, repository, upstream string, d digest.Digest, size int64) er
 	var blob int64
 	err = tx.QueryRow(`SELECT id FROM blobs WHERE digest = $1`, d.String()).Scan(&blob)
 	if errors.Is(err, sql.ErrNoRows) {
-		err = tx.QueryRow(`INSERT INTO blobs (digest, size, created) VALUES ($1, $2, $3) RETURNING id`, d.String(), size, now()).Scan(&blob)
+		// That it is here is as good as a pull: what was fetched last is not evicted first.
+		at := now()
+		err = tx.QueryRow(`INSERT INTO blobs (digest, size, created, pulled) VALUES ($1, $2, $3, $4) RETURNING id`, d.String(), size, at, at).Scan(&blob)
 	}
 	if err != nil {
 		return err

@@ -49,6 +49,12 @@ const evictable = `
 		SELECT 1 FROM repository_blobs rb JOIN repositories r ON r.id = rb.repository
 		WHERE rb.blob = b.id AND r.upstream IS NULL)`
 
+// Evictable returns how many bytes Evict could free at most.
+func (r *Registry) Evictable(ctx context.Context) (n int64, err error) {
+	err = r.database.Read(ctx).QueryRow(`SELECT coalesce(sum(size), 0) FROM blobs b WHERE` + evictable).Scan(&n)
+	return n, err
+}
+
 // evictStep is how many blobs are looked for at a time.
 const evictStep = 100
 
@@ -102,5 +108,6 @@ func (r *Registry) evict(ctx context.Context, d digest.Digest) (size int64, err 
 	if err != nil {
 		return 0, err
 	}
-	return size, r.blobs.Delete(ctx, d)
+	// Bytes without a fact would never be found again, so they go whoever has left.
+	return size, r.blobs.Delete(context.WithoutCancel(ctx), d)
 }

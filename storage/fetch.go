@@ -4,9 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"io"
-	"sync"
 
 	"github.com/google/uuid"
 	"github.com/opencontainers/go-digest"
@@ -14,69 +12,110 @@ import (
 
 // Fetch is a blob on its way from an upstream. It is an upload that no client sees: what
 // has arrived can be read while the rest comes, and outlives the process, but it is in
-// no repository until it is committed. It is ended by one of Commit, Suspend and Discard.
+// no repository until it is committed. It is ended by one of Commit, Suspend, Abandon and
+// Discard.
 type Fetch struct {
 	registry *Registry
 	id       string
+	key      string // the upstream and the digest
 	digest   digest.Digest
 	writer   BlobWriter
 	unlock   func()
-	// recorded returns when the fact is written by which a later process finds the bytes.
-	// Nobody waits for that before the first byte arrives.
-	recorded func() error
+	known    bool       // a fact says that there is the fetch
+	recorded chan error // gets how it went to write that fact; nil if nobody does
 }
 
 // BeginFetch goes on with what has arrived of blob d from an upstream, or begins anew.
-// There may be one Fetch of a blob and an upstream at a time.
-func (r *Registry) BeginFetch(ctx context.Context, upstream string, d digest.Digest) (_ *Fetch, err error) {
-	key := upstream + " " + d.String()
-	state := UploadState{Algorithm: d.Algorithm()}
-	var id string
-	err = r.database.Read(ctx).QueryRow(`SELECT id, size, hash, store_state FROM uploads WHERE fetch = $1`, key).
-		Scan(&id, &state.Size, &state.Hash, &state.Store)
-	known := err == nil
-	if errors.Is(err, sql.ErrNoRows) {
-		id, err = uuid.NewString(), nil
+// The caller sees to it that there is one Fetch of a blob and an upstream at a time.
+func (r *Registry) BeginFetch(ctx context.Context, upstream string, d digest.Digest) (*Fetch, error) {
+	f := &Fetch{registry: r, key: upstream + " " + d.String(), digest: d}
+	for {
+		id, _, err := r.fetchState(ctx, f.key)
+		if err != nil {
+			return nil, err
+		}
+		f.id, f.known = id, id != ""
+		if !f.known {
+			f.id = uuid.NewString()
+		}
+		// It may be about to expire; then it is begun anew.
+		if f.unlock, err = r.lockUpload(ctx, f.id, nil); err != nil {
+			return nil, err
+		}
+		now, state, err := r.fetchState(ctx, f.key)
+		if err == nil && now == id {
+			state.Algorithm = d.Algorithm()
+			if f.writer, err = r.fetchWriter(ctx, f.id, state); err == nil {
+				return f, nil
+			}
+		}
+		f.unlock()
+		if err != nil {
+			return nil, err
+		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	unlock, other := r.tryLockUpload(id, nil)
-	if other != nil {
-		return nil, fmt.Errorf("%w: %s is being fetched or removed", ErrUploadInvalid, d)
-	}
-	w, err := r.blobs.Writer(ctx, id, state)
-	if errors.Is(err, ErrUploadUnknown) { // its bytes are gone
-		state = UploadState{Algorithm: d.Algorithm()}
-		w, err = r.blobs.Writer(ctx, id, state)
-	}
-	if err != nil {
-		unlock()
-		return nil, err
-	}
-	f := &Fetch{registry: r, id: id, digest: d, writer: w, unlock: unlock, recorded: func() error { return nil }}
-	if !known {
-		f.recorded = r.recordFetch(context.WithoutCancel(ctx), id, key, d.Algorithm())
-	}
-	return f, nil
 }
 
-func (r *Registry) recordFetch(ctx context.Context, id, key string, algorithm digest.Algorithm) (wait func() error) {
-	done := make(chan error, 1)
+// fetchState returns the upload that a fetch is, by the facts, or no id.
+func (r *Registry) fetchState(ctx context.Context, key string) (id string, state UploadState, err error) {
+	err = r.database.Read(ctx).QueryRow(`SELECT id, size, hash, store_state FROM uploads WHERE fetch = $1`, key).
+		Scan(&id, &state.Size, &state.Hash, &state.Store)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = nil
+	}
+	return id, state, err
+}
+
+// fetchWriter goes on from state, or from whatever the bytes are if that is of no use.
+func (r *Registry) fetchWriter(ctx context.Context, id string, state UploadState) (BlobWriter, error) {
+	w, err := r.blobs.Writer(ctx, id, state)
+	if err != nil && state.Size > 0 && !errors.Is(err, ErrFull) {
+		return r.blobs.Writer(ctx, id, UploadState{Algorithm: state.Algorithm})
+	}
+	return w, err
+}
+
+// record writes the fact by which a later process finds the bytes. Nobody waits for that
+// before they are passed on.
+func (f *Fetch) record() {
+	if f.known || f.recorded != nil {
+		return
+	}
+	f.recorded = make(chan error, 1)
 	go func() {
-		done <- r.database.Write(ctx, func(tx Tx) error {
+		f.recorded <- f.registry.database.Write(context.Background(), func(tx Tx) error {
 			at := now()
 			_, err := tx.Exec(`
 				INSERT INTO uploads (id, repository, algorithm, size, created, updated, fetch)
-				VALUES ($1, '', $2, 0, $3, $4, $5)`, id, algorithm.String(), at, at, key)
+				VALUES ($1, '', $2, 0, $3, $4, $5)`, f.id, f.digest.Algorithm().String(), at, at, f.key)
 			return err
 		})
 	}()
-	return sync.OnceValue(func() error { return <-done })
+}
+
+// awaitRecord returns once the fact is written, or why it is not.
+func (f *Fetch) awaitRecord() error {
+	if f.recorded == nil {
+		return nil
+	}
+	err := <-f.recorded
+	f.known, f.recorded = err == nil, nil
+	return err
+}
+
+// forget removes the fact.
+func (f *Fetch) forget(ctx context.Context) error {
+	if err := f.awaitRecord(); err != nil || !f.known {
+		return err
+	}
+	return f.registry.forgetUpload(ctx, f.id)
 }
 
 // ReadFrom implements [io.ReaderFrom], as [BlobWriter] does.
-func (f *Fetch) ReadFrom(r io.Reader) (int64, error) { return f.writer.ReadFrom(r) }
+func (f *Fetch) ReadFrom(r io.Reader) (int64, error) {
+	f.record()
+	return f.writer.ReadFrom(r)
+}
 
 // Size returns how many bytes have arrived.
 func (f *Fetch) Size() int64 { return f.writer.Size() }
@@ -98,7 +137,7 @@ func (f *Fetch) Verify(rest []byte) error { return f.writer.Verify(f.digest, res
 // With an error it is gone.
 func (f *Fetch) Commit(ctx context.Context, upstream string, repositories []string) error {
 	defer f.unlock()
-	if err := f.recorded(); err != nil {
+	if err := f.awaitRecord(); err != nil {
 		return errors.Join(err, f.writer.Discard())
 	}
 	return f.registry.commitUpload(ctx, f.id, f.writer, f.digest, func(tx Tx) error {
@@ -111,29 +150,31 @@ func (f *Fetch) Commit(ctx context.Context, upstream string, repositories []stri
 	})
 }
 
-// Suspend keeps what has arrived, for BeginFetch to go on with.
+// Suspend keeps what has arrived, if that is anything, for BeginFetch to go on with.
 func (f *Fetch) Suspend(ctx context.Context) error {
+	if f.Size() == 0 {
+		return f.Discard(ctx)
+	}
 	defer f.unlock()
-	if err := f.recorded(); err != nil {
+	if err := f.awaitRecord(); err != nil {
 		return errors.Join(err, f.writer.Discard())
 	}
 	return f.registry.suspendUpload(ctx, f.id, f.writer)
 }
 
 // Abandon removes what has arrived, and returns the state of its hash, for who goes on
-// without the disk.
+// without the disk. With an error there may be no hash.
 func (f *Fetch) Abandon(ctx context.Context) (UploadState, error) {
 	defer f.unlock()
 	state, err := f.writer.Suspend()
 	err = errors.Join(err, f.registry.blobs.Discard(ctx, f.id))
 	// A fact that cannot be removed, for want of room perhaps, does no harm: it expires.
-	_ = f.recorded()
-	_ = f.registry.forgetUpload(ctx, f.id)
+	_ = f.forget(ctx)
 	return state, err
 }
 
 // Discard removes what has arrived.
 func (f *Fetch) Discard(ctx context.Context) error {
 	defer f.unlock()
-	return errors.Join(f.recorded(), f.writer.Discard(), f.registry.forgetUpload(ctx, f.id))
+	return errors.Join(f.writer.Discard(), f.forget(ctx))
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/eblume/caddy-registry/storage"
 )
@@ -23,14 +24,33 @@ func (v *View) StatBlob(ctx context.Context, repository string, d digest.Digest)
 		}
 		return size, err
 	}
-	if _, err := v.mayAsk(ctx, d); err != nil {
+	if size, err = v.statMissing(ctx, d); err != nil {
+		return 0, v.explain(err, storage.ErrBlobUnknown)
+	}
+	if size < 0 {
+		return v.measure(ctx, repository, d)
+	}
+	v.note(Miss)
+	return size, nil
+}
+
+// statMissing returns the size of a blob that is not here, -1 if nobody tells it.
+func (v *View) statMissing(ctx context.Context, d digest.Digest) (int64, error) {
+	size, err := v.mayAsk(ctx, d)
+	if err != nil {
 		return 0, err
 	}
-	size, err = v.statRemote(ctx, d)
-	if err == nil {
-		v.note(Miss)
+	remote, err := v.statRemote(ctx, d)
+	return max(size, remote), err
+}
+
+// measure fetches a blob to know its size.
+func (v *View) measure(ctx context.Context, repository string, d digest.Digest) (int64, error) {
+	blob, size, err := v.OpenBlob(ctx, repository, d)
+	if err != nil {
+		return 0, err
 	}
-	return size, unknown(err, storage.ErrBlobUnknown)
+	return size, blob.Close()
 }
 
 func (v *View) statRemote(ctx context.Context, d digest.Digest) (int64, error) {
@@ -44,7 +64,7 @@ func (v *View) statRemote(ctx context.Context, d digest.Digest) (int64, error) {
 // manifest says that it has, -1 if none does.
 func (v *View) mayAsk(ctx context.Context, d digest.Digest) (int64, error) {
 	if err := v.check(d.String()); err != nil {
-		return 0, unknown(err, storage.ErrBlobUnknown)
+		return 0, err
 	}
 	referenced, err := v.cache.registry.Referenced(ctx, v.mapped.Repository, d)
 	if err != nil {
@@ -80,7 +100,7 @@ func (v *View) OpenBlob(ctx context.Context, repository string, d digest.Digest)
 			continue // it should be in storage by now
 		}
 		if err != nil {
-			return nil, 0, unknown(err, storage.ErrBlobUnknown)
+			return nil, 0, v.explain(err, storage.ErrBlobUnknown)
 		}
 		v.note(Miss)
 		v.cache.pulls.note(d)
@@ -90,7 +110,26 @@ func (v *View) OpenBlob(ctx context.Context, repository string, d digest.Digest)
 
 // fetchBlob returns a blob that is not here, or errEnded if it may be by now.
 func (v *View) fetchBlob(ctx context.Context, d digest.Digest) (io.ReadSeekCloser, int64, error) {
-	c := v.cache
+	t, total, err := v.transfer(ctx, d)
+	if errors.Is(err, errOverflow) {
+		return v.passThrough(ctx, v.source(d, t.size))
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	blob, err := t.reader(ctx, total)
+	if isAbsent(err) {
+		return nil, 0, t.awaitEnd(ctx) // it failed after it had begun
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	return blob, total, nil
+}
+
+// transfer returns the transfer of a blob that is not here, once it has begun. With
+// errOverflow it is one that has not.
+func (v *View) transfer(ctx context.Context, d digest.Digest) (*transfer, int64, error) {
 	size, err := v.mayAsk(ctx, d)
 	if err != nil {
 		return nil, 0, err
@@ -103,42 +142,27 @@ func (v *View) fetchBlob(ctx context.Context, d digest.Digest) (io.ReadSeekClose
 		return nil, 0, errEnded
 	}
 	source := v.source(d, size)
-	if size > 0 && !c.Room.make(ctx, size) {
-		return v.passThrough(ctx, source)
-	}
-	t, err := c.transfers.join(ctx, source, func() error {
+	t, err := v.cache.transfers.join(ctx, source, func() error {
 		_, err := v.statRemote(ctx, d)
 		return err
 	})
 	if err != nil {
 		return nil, 0, err
 	}
-	select {
-	case <-t.begun:
-	case <-ctx.Done():
-		return nil, 0, ctx.Err()
+	total, err := t.awaitBegin(ctx)
+	if err == nil || ctx.Err() != nil || errors.Is(err, errOverflow) {
+		return t, total, err
 	}
-	total, err := t.outcome()
-	if errors.Is(err, storage.ErrFull) || errors.Is(err, errOverflow) {
-		return v.passThrough(ctx, source)
+	if t.repository != source.repository {
+		return nil, 0, t.awaitEnd(ctx) // it may be that repository's fault
 	}
-	if err != nil && total < 0 {
-		return nil, 0, v.remember(d.String(), err)
-	}
-	blob, err := t.reader(ctx)
-	if isAbsent(err) {
-		return nil, 0, errEnded // it failed after it had begun
-	}
-	if err != nil {
-		return nil, 0, err
-	}
-	return blob, total, nil
+	return nil, 0, v.remember(d.String(), err)
 }
 
 func (v *View) source(d digest.Digest, size int64) blobSource {
 	c := v.cache
 	return blobSource{
-		client: c.Client, upstream: c.Name, remote: v.mapped.Remote, repository: v.mapped.Repository,
+		transfers: c.transfers, client: c.Client, upstream: c.Name, remote: v.mapped.Remote, repository: v.mapped.Repository,
 		digest: d, size: size, room: c.Room, meter: c.Meter,
 	}
 }
@@ -147,62 +171,84 @@ func (v *View) source(d digest.Digest, size int64) blobSource {
 // it has it here too. Bytes of this registry's own repositories are no way in.
 func (v *View) link(ctx context.Context, d digest.Digest) (bool, error) {
 	c := v.cache
-	size, err := c.registry.CachedBlob(ctx, c.Name, d)
-	if errors.Is(err, storage.ErrBlobUnknown) {
-		return false, nil
+	if _, err := c.registry.CachedBlob(ctx, c.Name, d); err != nil {
+		return false, unless(storage.ErrBlobUnknown, err)
 	}
-	if err != nil {
+	if _, err := c.registry.StatBlob(ctx, v.mapped.Repository, d); err == nil {
+		return true, nil // a transfer for this copy has just ended
+	}
+	if _, err := v.statRemote(ctx, d); err != nil {
 		return false, err
 	}
-	if c.transfers.isHere(ctx, v.mapped.Repository, d) {
-		return true, nil // its transfer for this copy has just ended
-	}
-	remote, err := v.statRemote(ctx, d)
-	if err != nil {
-		return false, err
-	}
-	if remote >= 0 && remote != size {
-		return false, nil
-	}
-	err = c.registry.LinkCached(ctx, c.Name, v.mapped.Repository, d)
-	if errors.Is(err, storage.ErrBlobUnknown) {
-		return false, nil // it was evicted meanwhile
-	}
-	return err == nil, err
+	err := c.registry.LinkCached(ctx, c.Name, v.mapped.Repository, d)
+	return err == nil, unless(storage.ErrBlobUnknown, err) // it may be evicted meanwhile
 }
 
-// passThrough returns a blob that is not kept, for want of room.
+// unless returns err if it is another one than expected.
+func unless(expected, err error) error {
+	if errors.Is(err, expected) {
+		return nil
+	}
+	return err
+}
+
+// passThrough returns a blob that is not kept, since the disk cannot take it.
 func (v *View) passThrough(ctx context.Context, source blobSource) (io.ReadSeekCloser, int64, error) {
-	v.cache.Log.Warn("a blob is not kept, since the disk is nearly full", "upstream", v.cache.Name, "blob", source.digest)
-	body, err := source.get(ctx, 0, 0)
+	c := v.cache
+	ctx, cancel := context.WithCancel(ctx)
+	body, err := source.get(ctx, 0, c.transfers.firstURL(source.key()))
 	if err != nil {
-		return nil, 0, err
+		cancel()
+		return nil, 0, v.remember(source.digest.String(), err)
 	}
 	total := max(body.Size, source.size)
-	if total < 0 {
-		body.Close()
-		return nil, 0, fmt.Errorf("%w: %s does not say how long %s is, and the disk has no room to find out", storage.ErrFull, v.cache.Name, source.digest)
-	}
 	s := newStream(ctx, source, total, storage.UploadState{})
 	s.body = body
-	return wholeStream{s}, total, nil
+	blob := s.passing(cancel)
+	if total < 0 {
+		blob.Close()
+		return nil, 0, fmt.Errorf("%w: %s does not say how long %s is, and the disk has no room to find out", storage.ErrFull, c.Name, source.digest)
+	}
+	if total == 0 && source.digest.Algorithm().FromBytes(nil) != source.digest {
+		blob.Close()
+		err := fmt.Errorf("%w: nothing was sent", errSpoilt)
+		c.transfers.mismatched(source, err)
+		return nil, 0, err
+	}
+	c.Log.Warn("a blob is not kept, since the disk cannot take it", "upstream", c.Name, "blob", source.digest)
+	return blob, total, nil
 }
+
+const (
+	// maxPrefetch is the most layers of an image that are fetched before they are asked
+	// for. Docker knows no image with more.
+	maxPrefetch = 127
+	// prefetchAtOnce is how many of them are asked for at a time.
+	prefetchAtOnce = 8
+)
 
 // prefetch begins the transfers of all that an image consists of.
 func (v *View) prefetch(m *storage.Manifest) {
-	ctx := context.Background()
-	for _, d := range m.Required {
-		go func() {
-			if _, err := v.cache.registry.StatBlob(ctx, v.mapped.Repository, d); !isAbsent(err) {
-				return
-			}
-			quiet := &View{cache: v.cache, mapped: v.mapped, note: func(Result) {}}
-			blob, _, err := quiet.fetchBlob(ctx, d)
-			if err == nil {
-				blob.Close() // the transfer goes on
-			}
-		}()
+	ctx, done, err := v.cache.transfers.outlive(context.Background())
+	if err != nil {
+		return
 	}
+	quiet := &View{cache: v.cache, mapped: v.mapped, note: func(Result) {}}
+	go func() {
+		defer done()
+		var begun errgroup.Group
+		begun.SetLimit(prefetchAtOnce)
+		for _, d := range m.Required[:min(len(m.Required), maxPrefetch)] {
+			begun.Go(func() error {
+				if _, err := v.cache.registry.StatBlob(ctx, v.mapped.Repository, d); !isAbsent(err) {
+					return nil
+				}
+				_, _, _ = quiet.transfer(ctx, d) // who asks for the blob is told what is wrong
+				return nil
+			})
+		}
+		_ = begun.Wait()
+	}()
 }
 
 // served is a blob that was here, whose bytes are counted as they are sent.

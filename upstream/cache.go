@@ -14,7 +14,6 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
-	"github.com/hashicorp/golang-lru/v2/expirable"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/singleflight"
 
@@ -45,11 +44,11 @@ type Cache struct {
 	asking  singleflight.Group
 	since   sync.Map    // of what is asked → when it began
 	slow    atomic.Bool // the upstream took longer than patience the last time
-	refused *expirable.LRU[string, error]
+	refused *lru.Cache[string, refused]
 	tags    *lru.Cache[tagKey, tagState]
-	unkept  *lru.Cache[string, struct{}] // blobs that a manifest names which could not be kept
-	lists   *lru.Cache[string, list[string]]
-	found   *lru.Cache[string, list[imagespec.Descriptor]]
+	unkept  *lru.Cache[string, struct{}] // blobs that manifests name which could not be kept
+	lists   *lists[string]
+	found   *lists[imagespec.Descriptor]
 }
 
 const (
@@ -62,7 +61,6 @@ const (
 	maxTagStates = 100_000
 	maxRefused   = 10_000
 	maxUnkept    = 10_000
-	maxLists     = 100
 )
 
 // NewCache returns a cache that keeps copies in registry.
@@ -72,11 +70,11 @@ func NewCache(options Options, registry *storage.Registry, transfers *Transfers,
 		registry:  registry,
 		transfers: transfers,
 		pulls:     pulls,
-		refused:   expirable.NewLRU[string, error](maxRefused, nil, options.NotFoundTTL),
+		refused:   newLRU[string, refused](maxRefused),
 		tags:      newLRU[tagKey, tagState](maxTagStates),
 		unkept:    newLRU[string, struct{}](maxUnkept),
-		lists:     newLRU[string, list[string]](maxLists),
-		found:     newLRU[string, list[imagespec.Descriptor]](maxLists),
+		lists:     newLists(tagSize),
+		found:     newLists(descriptorSize),
 	}
 }
 
@@ -123,11 +121,20 @@ func (c *Cache) View(mapped Mapped, note func(Result)) *View {
 // ctx's error if that comes first. It goes on when the client that began it leaves.
 func ask[T any](ctx context.Context, c *Cache, what string, f func(context.Context) (T, error)) (T, error) {
 	answer := c.asking.DoChan(what, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
+		ctx, done, err := c.transfers.outlive(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+		ctx, cancel := context.WithTimeout(ctx, askTimeout)
 		defer cancel()
 		c.since.Store(what, time.Now())
 		defer c.since.Delete(what)
-		return f(ctx)
+		value, err := f(ctx)
+		if err != nil && ctx.Err() != nil {
+			err = c.transfers.unlessStopped(fmt.Errorf("%w: %s gave no answer for %v", ErrTimeout, c.Name, askTimeout))
+		}
+		return value, err
 	})
 	select {
 	case result := <-answer:
@@ -139,14 +146,42 @@ func ask[T any](ctx context.Context, c *Cache, what string, f func(context.Conte
 	}
 }
 
+// errImpatient is the answer of an upstream that lets its client wait.
+var errImpatient = fmt.Errorf("%w: it is slow", ErrTimeout)
+
+// askFor is ask that returns errImpatient if the answer takes longer than wait, counted
+// from when somebody asked first.
+func askFor[T any](ctx context.Context, c *Cache, wait time.Duration, what string, f func(context.Context) (T, error)) (T, error) {
+	if began, ok := c.since.Load(what); ok {
+		wait -= time.Since(began.(time.Time))
+	}
+	short, cancel := context.WithTimeoutCause(ctx, wait, errImpatient)
+	defer cancel()
+	answer, err := ask(short, c, what, f)
+	if err != nil && ctx.Err() == nil && context.Cause(short) == errImpatient {
+		err = errImpatient
+	}
+	return answer, err
+}
+
+// refused is what the upstream said that it does not have, or not give.
+type refused struct {
+	err   error
+	until time.Time // it is believed
+}
+
+// negative is the error of what the upstream refused a while ago.
+type negative struct{ error }
+
+func (n negative) Unwrap() error { return n.error }
+
 // check refuses what the configuration does, and what the upstream did a while ago.
 func (v *View) check(what string) error {
 	if err := v.cache.Access.Check(v.mapped.Remote, ""); err != nil {
 		return err
 	}
-	if err, ok := v.cache.refused.Get(v.mapped.Repository + " " + what); ok {
-		v.note(Negative)
-		return err
+	if r, ok := v.cache.refused.Get(v.mapped.Repository + " " + what); ok && time.Now().Before(r.until) {
+		return negative{r.err}
 	}
 	return nil
 }
@@ -154,13 +189,17 @@ func (v *View) check(what string) error {
 // remember keeps an error for a while if asking again would give the same one.
 func (v *View) remember(what string, err error) error {
 	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrDenied) {
-		v.cache.refused.Add(v.mapped.Repository+" "+what, err)
+		v.cache.refused.Add(v.mapped.Repository+" "+what, refused{err, time.Now().Add(v.cache.NotFoundTTL)})
 	}
 	return err
 }
 
-// unknown puts into storage's words that the upstream has something not.
-func unknown(err, unknown error) error {
+// explain returns the error that a client is answered with. That the upstream has
+// something not is put into storage's words.
+func (v *View) explain(err, unknown error) error {
+	if errors.As(err, new(negative)) {
+		v.note(Negative)
+	}
 	if errors.Is(err, ErrNotFound) {
 		return fmt.Errorf("%w: %w", unknown, err)
 	}

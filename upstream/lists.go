@@ -13,23 +13,21 @@ import (
 	"github.com/eblume/caddy-registry/storage"
 )
 
-// list is what an upstream said a while ago.
-type list[T any] struct {
-	at    time.Time
-	items []T
-}
-
 // Tags returns up to n of the upstream's tags in bytewise order after last. If it cannot
 // be asked, they are those of which it is known.
 func (v *View) Tags(ctx context.Context, repository, last string, n int) ([]string, error) {
-	tags, err := v.upstreamTags(ctx)
-	if err != nil {
-		local, localErr := v.cache.registry.Tags(ctx, repository, last, n)
-		if localErr == nil && ctx.Err() == nil && !errors.Is(err, ErrNotAllowed) {
-			v.note(Stale)
-			return local, nil
-		}
-		return nil, unknown(err, storage.ErrNameUnknown)
+	local, localErr := v.cache.registry.Tags(ctx, repository, last, n)
+	tags, result, err := remembered(ctx, v, v.cache.lists, "tags", localErr == nil, func(ctx context.Context) ([]string, error) {
+		return v.cache.Client.Tags(ctx, v.mapped.Remote)
+	})
+	switch {
+	case err == nil:
+		v.note(result)
+	case localErr == nil && ctx.Err() == nil && !errors.Is(err, ErrNotAllowed):
+		v.note(Stale)
+		return local, nil
+	default:
+		return nil, v.explain(err, storage.ErrNameUnknown)
 	}
 	start, found := slices.BinarySearch(tags, last)
 	if found {
@@ -38,70 +36,67 @@ func (v *View) Tags(ctx context.Context, repository, last string, n int) ([]stri
 	return tags[start:min(start+n, len(tags))], nil
 }
 
-func (v *View) upstreamTags(ctx context.Context) ([]string, error) {
-	return remembered(ctx, v, v.cache.lists, "tags", v.mapped.Repository, func(ctx context.Context) ([]string, error) {
-		return v.cache.Client.Tags(ctx, v.mapped.Remote)
-	})
-}
-
 // remembered returns a list that an upstream gave while it is fresh, else asks for it,
-// and falls back to the old one.
-func remembered[T any](ctx context.Context, v *View, cache interface {
-	Get(string) (list[T], bool)
-	Add(string, list[T]) bool
-}, kind, key string, get func(context.Context) ([]T, error)) ([]T, error) {
-	fresh, _ := v.cache.Fresh.For("")
-	old, known := cache.Get(key)
+// and falls back to the old one. With something else to fall back to, or that one, the
+// upstream is not waited for for long.
+func remembered[T any](ctx context.Context, v *View, cache *lists[T], what string, fallback bool, get func(context.Context) ([]T, error)) ([]T, Result, error) {
+	c, key := v.cache, v.mapped.Repository+" "+what
+	if err := c.Access.Check(v.mapped.Remote, ""); err != nil {
+		return nil, "", err
+	}
+	fresh, _ := c.Fresh.For("")
+	old, known := cache.get(key)
 	if known && time.Since(old.at) < fresh {
-		if err := v.cache.Access.Check(v.mapped.Remote, ""); err != nil {
-			return nil, err
-		}
-		v.note(Hit)
-		return old.items, nil
+		return old.items, Hit, nil
 	}
-	if err := v.check(kind + " " + key); err != nil {
-		return nil, err
+	if err := v.check(what); err != nil {
+		return nil, "", err
 	}
-	items, err := ask(ctx, v.cache, kind+" "+v.mapped.Repository+" "+key, func(ctx context.Context) ([]T, error) {
+	wait := askTimeout
+	if known || fallback {
+		wait = patience
+	}
+	items, err := askFor(ctx, c, wait, "list "+key, func(ctx context.Context) ([]T, error) {
 		items, err := get(ctx)
 		if err != nil {
-			return nil, v.remember(kind+" "+key, err)
+			return nil, v.remember(what, err)
 		}
-		cache.Add(key, list[T]{time.Now(), items})
+		cache.put(key, items)
 		return items, nil
 	})
-	switch {
-	case err == nil:
-		v.note(Miss)
-		return items, nil
-	case known && ctx.Err() == nil:
-		v.note(Stale)
-		return old.items, nil
+	if err != nil && known && ctx.Err() == nil {
+		return old.items, Stale, nil
 	}
-	return nil, err
+	return items, Miss, err
 }
 
 // Referrers returns up to n descriptors of manifests whose subject is the given one:
-// those that the upstream knows, or that are here, in the order of their digests.
+// those that the upstream knows, or that are here, in the order of their digests. That
+// there are none is said only if the upstream could be asked.
 func (v *View) Referrers(ctx context.Context, repository string, subject digest.Digest, artifactType string, last digest.Digest, n int) ([]imagespec.Descriptor, error) {
-	all, err := remembered(ctx, v, v.cache.found, "referrers", repository+" "+subject.String(), func(ctx context.Context) ([]imagespec.Descriptor, error) {
-		return v.cache.Client.Referrers(ctx, v.mapped.Remote, subject)
-	})
-	if errors.Is(err, ErrNotAllowed) {
-		return nil, err
-	}
-	matching := make([]imagespec.Descriptor, 0, len(all))
-	for _, desc := range all {
-		if desc.Digest > last && (artifactType == "" || desc.ArtifactType == artifactType) {
-			matching = append(matching, desc)
-		}
-	}
 	local, err := v.cache.registry.Referrers(ctx, repository, subject, artifactType, last, n)
 	if err != nil {
 		return nil, err
 	}
-	matching = append(matching, local...)
-	slices.SortStableFunc(matching, func(a, b imagespec.Descriptor) int { return cmp.Compare(a.Digest, b.Digest) })
-	matching = slices.CompactFunc(matching, func(a, b imagespec.Descriptor) bool { return a.Digest == b.Digest })
-	return matching[:min(n, len(matching))], nil
+	fallback := len(local) > 0 || last != ""
+	all, result, err := remembered(ctx, v, v.cache.found, "referrers "+subject.String(), fallback, func(ctx context.Context) ([]imagespec.Descriptor, error) {
+		return v.cache.Client.Referrers(ctx, v.mapped.Remote, subject)
+	})
+	switch {
+	case err == nil:
+		v.note(result)
+	case fallback && ctx.Err() == nil && !errors.Is(err, ErrNotAllowed):
+		v.note(Stale)
+		return local, nil
+	default:
+		return nil, v.explain(err, storage.ErrNameUnknown)
+	}
+	for _, desc := range all {
+		if desc.Digest > last && (artifactType == "" || desc.ArtifactType == artifactType) {
+			local = append(local, desc)
+		}
+	}
+	slices.SortStableFunc(local, func(a, b imagespec.Descriptor) int { return cmp.Compare(a.Digest, b.Digest) })
+	local = slices.CompactFunc(local, func(a, b imagespec.Descriptor) bool { return a.Digest == b.Digest })
+	return local[:min(n, len(local))], nil
 }

@@ -29,8 +29,11 @@ const (
 func (v *View) Manifest(ctx context.Context, repository string, ref storage.Reference) (*storage.Manifest, error) {
 	m, err := v.cache.registry.Manifest(ctx, repository, ref)
 	if isAbsent(err) {
-		m, err = v.fetchManifest(ctx, ref)
-		return m, unknown(err, storage.ErrManifestUnknown)
+		if m, err = v.fetchManifest(ctx, ref); err != nil {
+			return nil, v.explain(err, storage.ErrManifestUnknown)
+		}
+		v.note(Miss)
+		return m, nil
 	}
 	if err != nil {
 		return nil, err
@@ -50,15 +53,19 @@ func (v *View) fetchManifest(ctx context.Context, ref storage.Reference) (*stora
 	if err := v.check(ref.String()); err != nil {
 		return nil, err
 	}
-	m, err := ask(ctx, v.cache, "manifest "+v.mapped.Repository+" "+ref.String(), func(ctx context.Context) (*storage.Manifest, error) {
-		m, err := v.cache.Client.Manifest(ctx, v.mapped.Remote, ref)
+	return ask(ctx, v.cache, "manifest "+v.mapped.Repository+" "+ref.String(), func(ctx context.Context) (*storage.Manifest, error) {
+		m, err := v.getManifest(ctx, ref)
 		if err != nil {
 			return nil, v.remember(ref.String(), err)
 		}
 		return m, v.keepManifest(ctx, m, ref.Tag)
 	})
+}
+
+func (v *View) getManifest(ctx context.Context, ref storage.Reference) (*storage.Manifest, error) {
+	m, err := v.cache.Client.Manifest(ctx, v.mapped.Remote, ref)
 	if err == nil {
-		v.note(Miss)
+		v.cache.Meter.received(int64(len(m.Content)))
 	}
 	return m, err
 }
@@ -67,7 +74,6 @@ func (v *View) fetchManifest(ctx context.Context, ref storage.Reference) (*stora
 // reason not to serve it.
 func (v *View) keepManifest(ctx context.Context, m *storage.Manifest, tag string) error {
 	c := v.cache
-	c.Meter.received(int64(len(m.Content)))
 	err := c.registry.PutCached(ctx, c.Name, v.mapped.Repository, m, tag)
 	if errors.Is(err, storage.ErrFull) && c.Room.make(ctx, roomStep) {
 		err = c.registry.PutCached(ctx, c.Name, v.mapped.Repository, m, tag)
@@ -125,7 +131,7 @@ func (v *View) current(ctx context.Context, tag string, m *storage.Manifest) (*s
 		v.note(Stale)
 		return m, nil
 	}
-	return nil, unknown(err, storage.ErrManifestUnknown)
+	return nil, v.explain(err, storage.ErrManifestUnknown)
 }
 
 func (v *View) state(ctx context.Context, tag string) (tagState, error) {
@@ -142,36 +148,28 @@ func (v *View) state(ctx context.Context, tag string) (tagState, error) {
 	return state, nil
 }
 
-// errImpatient is the answer of an upstream that lets its client wait.
-var errImpatient = errors.New("the upstream is slow")
-
 // revalidate asks the upstream what a tag names. With something to serve instead it does
-// not wait for long.
+// not wait for long, and while the upstream is known to be slow not at all.
 func (v *View) revalidate(ctx context.Context, tag string, m *storage.Manifest, impatient bool) (*storage.Manifest, error) {
-	what := "tag " + v.mapped.Repository + " " + tag
-	if impatient {
-		wait := patience
-		if began, ok := v.cache.since.Load(what); ok {
-			wait -= time.Since(began.(time.Time))
-		}
-		if v.cache.slow.Load() {
-			wait = 0
-		}
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, wait, errImpatient)
-		defer cancel()
-	}
-	answer, err := ask(ctx, v.cache, what, func(ctx context.Context) (*storage.Manifest, error) {
+	c, what := v.cache, "tag "+v.mapped.Repository+" "+tag
+	get := func(ctx context.Context) (*storage.Manifest, error) {
 		began := time.Now()
 		answer, err := v.askTag(ctx, tag, m)
-		v.cache.slow.Store(time.Since(began) > patience)
+		c.slow.Store(time.Since(began) > patience)
 		if err != nil {
 			v.failed(tag, err)
 		}
 		return answer, err
-	})
-	if err != nil && context.Cause(ctx) == errImpatient {
-		err = errImpatient
+	}
+	if !impatient {
+		return ask(ctx, c, what, get)
+	}
+	if c.slow.Load() {
+		return askFor(ctx, c, 0, what, get)
+	}
+	answer, err := askFor(ctx, c, patience, what, get)
+	if err == errImpatient {
+		c.slow.Store(true) // until it has answered in time again
 	}
 	return answer, err
 }
@@ -183,7 +181,7 @@ func (v *View) askTag(ctx context.Context, tag string, m *storage.Manifest) (*st
 	if err != nil && !errors.Is(err, ErrInvalid) {
 		return nil, err
 	}
-	if err == nil && desc.Digest == m.Digest {
+	if err == nil && desc.Digest != "" && desc.Digest == m.Digest {
 		at := time.Now()
 		c.tags.Add(tagKey{v.mapped.Repository, tag}, tagState{confirmed: at})
 		if err := c.registry.ConfirmTag(ctx, v.mapped.Repository, tag, at); err != nil {
@@ -196,15 +194,25 @@ func (v *View) askTag(ctx context.Context, tag string, m *storage.Manifest) (*st
 	ref := storage.Reference{Tag: tag}
 	if err == nil && desc.Digest != "" {
 		ref = storage.Reference{Digest: desc.Digest}
-		if m, err := c.registry.Manifest(ctx, v.mapped.Repository, ref); err == nil {
-			return m, v.keepManifest(ctx, m, tag)
+		if known, err := v.knownManifest(ctx, ref); err == nil {
+			return known, v.keepManifest(ctx, known, tag)
 		}
 	}
-	next, err := c.Client.Manifest(ctx, v.mapped.Remote, ref)
+	next, err := v.getManifest(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
 	return next, v.keepManifest(ctx, next, tag)
+}
+
+// knownManifest returns a manifest of the copy with all that it says, so that it can be
+// put there again.
+func (v *View) knownManifest(ctx context.Context, ref storage.Reference) (*storage.Manifest, error) {
+	m, err := v.cache.registry.Manifest(ctx, v.mapped.Repository, ref)
+	if err != nil {
+		return nil, err
+	}
+	return storage.ParseManifest(m.MediaType, m.Content, m.Digest.Algorithm())
 }
 
 // failed has a tag not asked for again for a while.

@@ -4,29 +4,42 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
+	"sync"
 )
 
-// reader reads a blob that is being transferred, at its own pace. It is an [io.WriterTo]
-// so that the kernel can copy what is on disk.
+// reader reads a blob that is being transferred, at its own pace, or one that only passes
+// through. It is an [io.WriterTo] so that the kernel can copy what is on disk. It has no
+// buffer: a client that does not read holds nothing but an open file.
 type reader struct {
 	ctx      context.Context
+	cancel   context.CancelFunc
 	transfer *transfer
-	file     io.ReadSeekCloser
 	total    int64
-	pos      int64
-	rest     *stream // the connection of its own that a reader has if the disk is full
+
+	mu   sync.Mutex // net/http may be reading when it closes an answer of several ranges
+	file io.ReadSeekCloser
+	pos  int64
+	rest *stream // the connection of its own that a reader has if the disk cannot take all
 }
 
 // reader returns a reader of a transfer that has begun.
-func (t *transfer) reader(ctx context.Context) (*reader, error) {
+func (t *transfer) reader(ctx context.Context, total int64) (*reader, error) {
 	t.mu.Lock()
-	fetch, total := t.fetch, t.total
+	partial := t.partial
 	t.mu.Unlock()
-	file, err := fetch.Open(ctx)
+	file, err := partial.Open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &reader{ctx: ctx, transfer: t, file: file, total: total}, nil
+	r := &reader{transfer: t, total: total, file: file}
+	r.ctx, r.cancel = context.WithCancel(ctx)
+	return r, nil
+}
+
+// passing returns a reader of a blob of which nothing is kept.
+func (s *stream) passing(cancel context.CancelFunc) *reader {
+	return &reader{ctx: s.ctx, cancel: cancel, total: s.total, rest: s}
 }
 
 // more returns how many bytes the file has from the reader's position on: none at the
@@ -35,12 +48,17 @@ func (r *reader) more() (int64, error) {
 	if r.pos >= r.total {
 		return 0, nil
 	}
+	if r.transfer == nil {
+		r.rest.seek(r.pos)
+		return 0, nil
+	}
 	readable, err := r.transfer.await(r.ctx, r.pos)
 	if errors.Is(err, errOverflow) {
 		if r.rest == nil {
 			r.rest = newStream(r.ctx, r.transfer.blobSource, r.total, r.transfer.rest)
 		}
-		return 0, r.rest.seek(r.pos)
+		r.rest.seek(r.pos)
+		return 0, nil
 	}
 	if err != nil {
 		return 0, err
@@ -53,6 +71,11 @@ func (r *reader) more() (int64, error) {
 
 // Read implements [io.Reader].
 func (r *reader) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(p) == 0 {
+		return 0, nil
+	}
 	n, err := r.more()
 	if err != nil {
 		return 0, err
@@ -67,32 +90,55 @@ func (r *reader) Read(p []byte) (int, error) {
 		read, err = r.rest.Read(p)
 	}
 	r.pos += int64(read)
-	return read, err
+	return read, unexpected(err)
+}
+
+// unexpected returns err unless it says that something has ended, which it has not.
+func unexpected(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // WriteTo implements [io.WriterTo].
 func (r *reader) WriteTo(w io.Writer) (written int64, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for r.pos < r.total {
+		if r.transfer == nil || !r.transfer.has(r.pos) {
+			flush(w)
+		}
 		n, err := r.more()
 		if err != nil {
 			return written, err
 		}
 		if n > 0 {
-			n, err = io.Copy(w, r.file) // all that there is is right, or will be cut off
+			n, err = io.Copy(w, r.file) // to its end: it has only what clients may have
 		} else {
 			n, err = io.Copy(w, r.rest)
 		}
 		r.pos += n
 		written += n
 		if err != nil {
-			return written, err
+			return written, unexpected(err)
 		}
 	}
 	return written, nil
 }
 
+// flush sends what a response holds back until there is more of it, since that may take
+// the upstream a while. An error is one of the next write too.
+func flush(w io.Writer) {
+	if response, ok := w.(http.ResponseWriter); ok {
+		_ = http.NewResponseController(response).Flush()
+	}
+}
+
 // Seek implements [io.Seeker].
 func (r *reader) Seek(offset int64, whence int) (int64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	switch whence {
 	case io.SeekCurrent:
 		offset += r.pos
@@ -108,8 +154,20 @@ func (r *reader) Seek(offset int64, whence int) (int64, error) {
 
 // Close implements [io.Closer].
 func (r *reader) Close() error {
+	r.cancel() // a Read that waits holds the lock
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.rest != nil {
 		r.rest.Close()
 	}
+	if r.file == nil {
+		return nil
+	}
 	return r.file.Close()
 }
+
+// Interface guards
+var (
+	_ io.ReadSeekCloser = (*reader)(nil)
+	_ io.WriterTo       = (*reader)(nil)
+)

@@ -2,15 +2,11 @@ package upstream
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"sync"
 
 	"github.com/eblume/caddy-registry/storage"
 )
-
-// errNoRoom ends a transfer that would leave the disk less free than it is to be.
-var errNoRoom = errors.New("the disk would be fuller than it may be")
 
 // roomStep is how many bytes room is made for at a time.
 const roomStep = 32 << 20
@@ -21,7 +17,9 @@ type Room struct {
 	Registry *storage.Registry
 	// MinFree returns how many bytes of a disk of the given size are to stay free.
 	MinFree func(total int64) int64
-	Log     *slog.Logger
+	// Pulls are written down before blobs are evicted in their order. It may be nil.
+	Pulls *Pulls
+	Log   *slog.Logger
 
 	mu sync.Mutex // held while evicting: those who wait may find that there is room
 }
@@ -38,15 +36,34 @@ func (r *Room) make(ctx context.Context, n int64) bool {
 	if missing, _ = r.missing(n); missing <= 0 {
 		return true
 	}
-	freed, err := r.Registry.Evict(ctx, missing)
-	if err != nil {
-		r.Log.Error("evicting", "error", err)
+	if r.Pulls != nil {
+		r.Pulls.write()
 	}
-	if freed > 0 {
-		r.Log.Info("evicted blobs, least recently pulled first, since the disk is nearly full", "bytes", freed)
+	if err := r.evict(ctx, missing, n); err != nil {
+		r.Log.Error("evicting", "error", err)
 	}
 	missing, _ = r.missing(n)
 	return missing <= 0
+}
+
+// evict removes blobs until missing bytes are free, which n more are to take. If they
+// would not fit into an empty cache either, only what must be free without them is freed.
+func (r *Room) evict(ctx context.Context, missing, n int64) error {
+	evictable, err := r.Registry.Evictable(ctx)
+	if err != nil {
+		return err
+	}
+	if evictable < missing {
+		missing -= n
+	}
+	if missing <= 0 || evictable == 0 {
+		return nil
+	}
+	freed, err := r.Registry.Evict(ctx, missing)
+	if freed > 0 {
+		r.Log.Info("evicted blobs, least recently pulled first, since the disk is nearly full", "bytes", freed)
+	}
+	return err
 }
 
 // missing returns how many bytes must go so that n can be kept.

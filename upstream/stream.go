@@ -16,20 +16,28 @@ import (
 // stream is a blob, or its end, that passes through without being kept, for one client.
 // It is hashed on the way, and its last byte is given only if the digest is right.
 type stream struct {
-	ctx    context.Context
-	source blobSource
-	total  int64
-	hash   hash.Hash
-	body   *BlobBody
-	at     int64 // bytes that are hashed, and where the body stands
-	pos    int64 // of the next Read
-	failed int   // answers in a row that gave no byte
-	first  int   // the URL that is asked next
+	ctx       context.Context
+	source    blobSource
+	total     int64
+	hash      hash.Hash
+	body      *BlobBody
+	at        int64 // bytes that are hashed, and where the body stands
+	pos       int64 // of the next Read
+	fruitless int   // answers in a row that gave no byte
+	first     int   // the URL that is asked next
+	spoilt    error // what came is not the blob
 }
 
 // newStream returns a stream that goes on after what state has hashed.
 func newStream(ctx context.Context, source blobSource, total int64, state storage.UploadState) *stream {
-	s := &stream{ctx: ctx, source: source, total: total, hash: source.digest.Algorithm().Hash()}
+	source.size = total
+	s := &stream{
+		ctx:    ctx,
+		source: source,
+		total:  total,
+		hash:   source.digest.Algorithm().Hash(),
+		first:  source.transfers.firstURL(source.key()),
+	}
 	if state.Size > 0 {
 		if err := s.hash.(encoding.BinaryUnmarshaler).UnmarshalBinary(state.Hash); err == nil {
 			s.at = state.Size
@@ -41,14 +49,13 @@ func newStream(ctx context.Context, source blobSource, total int64, state storag
 
 // seek moves to a position. What was passed over is read all the same, since without
 // it the digest cannot be known.
-func (s *stream) seek(pos int64) error {
+func (s *stream) seek(pos int64) {
 	if pos < s.at {
 		s.Close()
 		s.hash.Reset()
-		s.at = 0
+		s.at, s.spoilt = 0, nil
 	}
 	s.pos = pos
-	return nil
 }
 
 // Read implements [io.Reader].
@@ -72,28 +79,44 @@ func (s *stream) Read(p []byte) (int, error) {
 
 // next reads on and hashes what it returns, the last byte alone, and only if all is right.
 func (s *stream) next(p []byte) (int, error) {
-	limit := s.total - 1 - s.at
-	if limit == 0 {
-		limit = 1
+	if s.spoilt != nil {
+		return 0, s.spoilt
 	}
+	n, err := s.receive(p[:min(int64(len(p)), max(1, s.total-1-s.at))])
+	if err != nil {
+		return 0, err
+	}
+	s.hash.Write(p[:n])
+	s.at += int64(n)
+	if s.at == s.total {
+		if got := digest.NewDigest(s.source.digest.Algorithm(), s.hash); got != s.source.digest {
+			s.spoilt = fmt.Errorf("%w: the %d bytes that arrived have digest %s", errSpoilt, s.at, got)
+			s.source.transfers.mismatched(s.source, s.spoilt)
+			return 0, s.spoilt
+		}
+	}
+	return n, nil
+}
+
+// receive returns at least one byte, of whichever answer has it.
+func (s *stream) receive(p []byte) (int, error) {
 	for {
-		n, err := s.read(p[:min(int64(len(p)), limit)])
-		if n == 0 && err != nil {
-			if s.failed++; s.failed > maxFruitless || s.ctx.Err() != nil || errors.Is(err, ErrInvalid) {
-				return 0, err
-			}
-			s.first++
-			s.Close()
+		n, err := s.read(p)
+		if n > 0 {
+			s.fruitless = 0
+			return n, nil
+		}
+		if err == nil {
 			continue
 		}
-		s.failed = 0
-		s.hash.Write(p[:n])
-		s.at += int64(n)
-		if s.at == s.total && digest.NewDigest(s.source.digest.Algorithm(), s.hash) != s.source.digest {
-			s.source.meter.mismatch()
-			return 0, fmt.Errorf("%w: what %s sent is not %s", ErrInvalid, s.source.upstream, s.source.digest)
+		s.Close()
+		s.first++
+		if s.fruitless++; s.fruitless == maxFruitless || s.ctx.Err() != nil || errors.Is(err, errSpoilt) {
+			return 0, unexpected(err)
 		}
-		return n, nil
+		if err := backOff(s.ctx, s.fruitless-1); err != nil {
+			return 0, err
+		}
 	}
 }
 
@@ -118,21 +141,4 @@ func (s *stream) Close() error {
 	err := s.body.Close()
 	s.body = nil
 	return err
-}
-
-// wholeStream is a stream from the first byte on, which can be sought.
-type wholeStream struct{ *stream }
-
-// Seek implements [io.Seeker].
-func (s wholeStream) Seek(offset int64, whence int) (int64, error) {
-	switch whence {
-	case io.SeekCurrent:
-		offset += s.pos
-	case io.SeekEnd:
-		offset += s.total
-	}
-	if offset < 0 {
-		return 0, errors.New("seek before the start of a blob")
-	}
-	return offset, s.seek(offset)
 }

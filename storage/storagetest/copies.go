@@ -345,9 +345,9 @@ func testEvict(t *testing.T, r *registry) {
 	for i := range 5 {
 		d := r.fetch(hub, "docker.io/a", fmt.Sprint("blob ", i)) // 6 bytes
 		blobs = append(blobs, d)
-		at[d] = time.Unix(int64(1_000_000+i), 0)
+		at[d] = time.Now().Add(time.Duration(1+i) * time.Hour)
 	}
-	at[blobs[0]] = time.Unix(2_000_000, 0) // the first was pulled last
+	at[blobs[0]] = time.Now().Add(24 * time.Hour) // the first was pulled last
 	if err := r.Pulled(ctx, at); err != nil {
 		t.Fatal(err)
 	}
@@ -355,6 +355,9 @@ func testEvict(t *testing.T, r *registry) {
 		t.Fatal(err)
 	}
 	pushed := r.push("own", "pushed")
+	if n, err := r.Evictable(ctx); err != nil || n != 24 {
+		t.Errorf("Evictable = %d, %v, want 24", n, err)
+	}
 	reading, _, err := r.OpenBlob(ctx, "docker.io/a", blobs[2])
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,403 @@
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.uber.org/goleak"
+
+	"github.com/eblume/caddy-registry/distribution"
+	"github.com/eblume/caddy-registry/storage"
+	"github.com/eblume/caddy-registry/storage/filesystem"
+	"github.com/eblume/caddy-registry/storage/sqlite"
+	"github.com/eblume/caddy-registry/upstream/upstreamtest"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) { http.DefaultClient.CloseIdleConnections() }))
+}
+
+// hub is the upstream's name in these tests.
+const hub = "hub.test"
+
+// site is a registry that caches upstreams, all of it real but Caddy.
+type site struct {
+	t         *testing.T
+	dir       string
+	upstreams []*upstreamtest.Registry // URLs of hub, in this order
+	setup     setup
+
+	database  storage.Database
+	registry  *storage.Registry
+	transfers *Transfers
+	pulls     *Pulls
+	client    *Client
+	cache     *Cache
+	counts    *counts
+	log       *logged
+	server    *httptest.Server
+}
+
+// setup is what tests change of a site.
+type setup struct {
+	urls    int // that the upstream has; one if zero
+	tls     bool
+	stall   time.Duration
+	options Options
+	minFree int64
+	blobs   func(dir string) (storage.BlobStore, error)
+	client  *Client // instead of one of the upstreams
+}
+
+func newSite(t *testing.T, s setup) *site {
+	t.Helper()
+	site := &site{t: t, dir: t.TempDir(), setup: s}
+	if s.client == nil {
+		for range max(1, s.urls) {
+			site.upstreams = append(site.upstreams, upstreamtest.Start(t))
+		}
+	}
+	site.open()
+	t.Cleanup(func() { site.close() })
+	return site
+}
+
+func (s *site) open() {
+	s.t.Helper()
+	blobs, err := s.openBlobs()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	database, err := sqlite.Open(s.t.Context(), filepath.Join(s.dir, "registry.db"), sqlite.Options{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.database = database
+	if s.registry, err = storage.New(s.t.Context(), blobs, database); err != nil {
+		s.t.Fatal(err)
+	}
+	s.counts, s.log = newCounts(), new(logged)
+	log := slog.New(slog.NewTextHandler(s.log, nil))
+	s.transfers, s.pulls = NewTransfers(s.registry, log), NewPulls(s.registry, log)
+	s.client = s.setup.client
+	if s.client == nil {
+		s.client = s.newClient()
+	}
+	options := s.setup.options
+	options.Name, options.Client, options.Log, options.Meter = hub, s.client, log, s.counts.meter()
+	options.Room = &Room{Registry: s.registry, MinFree: func(int64) int64 { return s.setup.minFree }, Pulls: s.pulls, Log: log}
+	s.cache = NewCache(options, s.registry, s.transfers, s.pulls)
+	s.server = httptest.NewUnstartedServer(s)
+	s.server.EnableHTTP2 = s.setup.tls
+	if s.setup.client != nil {
+		return // these talk to the handler, in a bubble without a network
+	}
+	if s.setup.tls {
+		s.server.StartTLS()
+	} else {
+		s.server.Start()
+	}
+}
+
+func (s *site) openBlobs() (storage.BlobStore, error) {
+	if s.setup.blobs != nil {
+		return s.setup.blobs(s.dir)
+	}
+	return filesystem.Open(s.t.Context(), s.dir)
+}
+
+func (s *site) newClient() *Client {
+	s.t.Helper()
+	config := Config{Name: hub, stall: s.setup.stall}
+	for _, u := range s.upstreams {
+		config.URLs = append(config.URLs, u.URL())
+	}
+	client, err := NewClient(config)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return client
+}
+
+// close ends a site as a server ends that is told to.
+func (s *site) close() {
+	s.t.Helper()
+	if s.setup.client == nil {
+		s.server.CloseClientConnections()
+		s.server.Close()
+	}
+	s.transfers.Close()
+	s.pulls.Close()
+	s.client.Close()
+	if err := s.registry.Close(); err != nil {
+		s.t.Error(err)
+	}
+}
+
+func (s *site) restart() {
+	s.t.Helper()
+	s.close()
+	s.open()
+}
+
+// up is the upstream, or the first of its URLs.
+func (s *site) up() *upstreamtest.Registry { return s.upstreams[0] }
+
+func (s *site) view(repository string, results *[]Result) *View {
+	remote := strings.TrimPrefix(repository, hub+"/")
+	return s.cache.View(Mapped{Repository: repository, Upstream: hub, Remote: remote}, func(r Result) { *results = append(*results, r) })
+}
+
+// ServeHTTP answers as Caddy's handlers do, for names under hub from the cache.
+func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	api := &distribution.Handler{Registry: s.registry, Log: slog.New(slog.NewTextHandler(s.log, nil))}
+	target, err := distribution.ParsePath(r.URL.EscapedPath())
+	if err != nil || !strings.HasPrefix(target.Repository, hub+"/") || distribution.IsPush(r.Method) {
+		api.ServeHTTP(w, r)
+		return
+	}
+	var results []Result
+	api.Serve(w, r, target, told{s.view(target.Repository, &results), w, &results})
+}
+
+// told tells in a header where an answer came from, and errors by status.
+type told struct {
+	*View
+	w       http.ResponseWriter
+	results *[]Result
+}
+
+func (t told) tell(err error) error {
+	t.w.Header().Set("X-Registry-Cache", strings.Trim(fmt.Sprint(*t.results), "[]"))
+	for status, kind := range map[int]error{403: ErrDenied, 429: ErrRateLimited, 502: ErrUnavailable, 504: ErrTimeout, 500: ErrInvalid} {
+		if errors.Is(err, kind) {
+			return &distribution.Refusal{Status: status, Code: "DENIED", Err: err}
+		}
+	}
+	return err
+}
+
+func (t told) Manifest(ctx context.Context, repository string, ref storage.Reference) (*storage.Manifest, error) {
+	m, err := t.View.Manifest(ctx, repository, ref)
+	return m, t.tell(err)
+}
+
+func (t told) StatBlob(ctx context.Context, repository string, d digest.Digest) (int64, error) {
+	size, err := t.View.StatBlob(ctx, repository, d)
+	return size, t.tell(err)
+}
+
+func (t told) OpenBlob(ctx context.Context, repository string, d digest.Digest) (io.ReadSeekCloser, int64, error) {
+	blob, size, err := t.View.OpenBlob(ctx, repository, d)
+	return blob, size, t.tell(err)
+}
+
+func (t told) Tags(ctx context.Context, repository, last string, n int) ([]string, error) {
+	tags, err := t.View.Tags(ctx, repository, last, n)
+	return tags, t.tell(err)
+}
+
+func (t told) Referrers(ctx context.Context, repository string, subject digest.Digest, artifactType string, last digest.Digest, n int) ([]imagespec.Descriptor, error) {
+	found, err := t.View.Referrers(ctx, repository, subject, artifactType, last, n)
+	return found, t.tell(err)
+}
+
+// reply is what a client got.
+type reply struct {
+	status int
+	header http.Header
+	body   []byte
+	err    error // of reading the body
+}
+
+// ask sends a request, whose answer the caller reads.
+func (s *site) ask(method, path string, headers ...string) *http.Response {
+	s.t.Helper()
+	resp, err := s.send(method, path, headers...)
+	if err != nil {
+		s.t.Errorf("%s %s: %v", method, path, err)
+		return &http.Response{Body: http.NoBody, Header: http.Header{}}
+	}
+	return resp
+}
+
+func (s *site) send(method, path string, headers ...string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(s.t.Context(), method, s.server.URL+"/v2/"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	return s.server.Client().Do(req)
+}
+
+func (s *site) get(path string, headers ...string) reply {
+	resp, err := s.send(http.MethodGet, path, headers...)
+	if err != nil {
+		return reply{err: err} // cut before the header
+	}
+	return readAll(resp)
+}
+
+func readAll(resp *http.Response) reply {
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return reply{resp.StatusCode, resp.Header, body, err}
+}
+
+// want checks that a client got content and believes that it is all.
+func (r reply) want(t *testing.T, status int, content []byte) {
+	t.Helper()
+	if r.status != status || r.err != nil || !bytes.Equal(r.body, content) {
+		t.Errorf("got %d, %d bytes, %v; want %d, %d bytes", r.status, len(r.body), r.err, status, len(content))
+	}
+}
+
+// wantCut checks that a client cannot take what it got for the whole.
+func (r reply) wantCut(t *testing.T) {
+	t.Helper()
+	if r.err == nil && r.status < 400 {
+		t.Errorf("got %d and %d bytes, whole", r.status, len(r.body))
+	}
+}
+
+func (r reply) wantStatus(t *testing.T, status int, results ...Result) {
+	t.Helper()
+	if r.status != status || r.err != nil {
+		t.Errorf("got %d, %v, %s; want %d", r.status, r.err, r.body, status)
+	}
+	if len(results) > 0 && r.header.Get("X-Registry-Cache") != string(results[0]) {
+		t.Errorf("X-Registry-Cache %q, want %q", r.header.Get("X-Registry-Cache"), results[0])
+	}
+}
+
+func blobPath(repository string, b upstreamtest.Blob) string {
+	return hub + "/" + repository + "/blobs/" + b.Digest.String()
+}
+
+func manifestPath(repository, reference string) string {
+	return hub + "/" + repository + "/manifests/" + reference
+}
+
+// kept waits until all transfers have ended, and reports whether the copy of a repository
+// has a blob.
+func (s *site) kept(repository string, d digest.Digest) bool {
+	s.t.Helper()
+	s.settle()
+	_, err := s.registry.StatBlob(s.t.Context(), hub+"/"+repository, d)
+	if err != nil && !isAbsent(err) {
+		s.t.Error(err)
+	}
+	return err == nil
+}
+
+// settle waits until all transfers have ended.
+func (s *site) settle() {
+	for {
+		s.transfers.mu.Lock()
+		var t *transfer
+		for _, t = range s.transfers.active {
+			break
+		}
+		s.transfers.mu.Unlock()
+		if t == nil {
+			return
+		}
+		<-t.ended
+	}
+}
+
+// wantNothingLeft checks that no transfer left a partial file.
+func (s *site) wantNothingLeft() {
+	s.t.Helper()
+	s.settle()
+	files, err := filepath.Glob(filepath.Join(s.dir, "uploads", "*"))
+	if err != nil || len(files) > 0 {
+		s.t.Errorf("left in uploads: %v, %v", files, err)
+	}
+	var n int
+	if err := s.database.Read(s.t.Context()).QueryRow(`SELECT count(*) FROM uploads`).Scan(&n); err != nil || n != 0 {
+		s.t.Errorf("facts of %d uploads are left, %v", n, err)
+	}
+}
+
+// asked are the GETs of blobs that the upstream answered.
+func (s *site) asked() upstreamtest.Requests { return s.up().Requests().Blobs().Method(http.MethodGet) }
+
+// counts is what a Meter was told.
+type counts struct {
+	mu         sync.Mutex
+	results    map[Result]int
+	received   int64
+	served     int64
+	active     int
+	mismatches int
+}
+
+func newCounts() *counts { return &counts{results: make(map[Result]int)} }
+
+func (c *counts) meter() Meter {
+	locked := func(f func()) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		f()
+	}
+	return Meter{
+		Result:    func(r Result) { locked(func() { c.results[r]++ }) },
+		Received:  func(n int64) { locked(func() { c.received += n }) },
+		Served:    func(n int64) { locked(func() { c.served += n }) },
+		Transfers: func(n int) { locked(func() { c.active += n }) },
+		Mismatch:  func() { locked(func() { c.mismatches++ }) },
+	}
+}
+
+func (c *counts) get() counts {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return counts{results: maps.Clone(c.results), received: c.received, served: c.served, active: c.active, mismatches: c.mismatches}
+}
+
+// logged is a log in memory.
+type logged struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logged) has(text string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Contains(l.text.String(), text)
+}
+
+// await waits until something is so that nothing tells of.
+func (s *site) await(what string, so func() bool) {
+	s.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !so(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.t.Fatalf("%s: not seen", what)
+		}
+	}
+}
+
+func described(d digest.Digest) imagespec.Descriptor { return imagespec.Descriptor{Digest: d} }
