@@ -107,7 +107,7 @@ func TestFlippedByteIsNeverDelivered(t *testing.T) {
 	if mismatches := p.metric(`registry_upstream_mismatches_total{upstream="docker.io"}`); mismatches < 3 {
 		t.Errorf("%v mismatches were counted", mismatches)
 	}
-	if !strings.Contains(p.log(), `"transfer failed"`) {
+	if !strings.Contains(p.log(), "the upstream sent wrong bytes") {
 		t.Error("nothing was logged of it")
 	}
 }
