@@ -114,14 +114,15 @@ func (t *transfer) take(ctx context.Context, fetch *storage.Fetch, body *BlobBod
 	if total < 0 {
 		p.limit = maxUnsized
 	}
-	if total > 0 { // of nothing there is no last byte that could be kept back
+	// Of nothing there is no last byte that could be kept back, nor of what an earlier
+	// transfer left that may be all of it, or other bytes.
+	if p.keepLast = p.at < total; p.keepLast {
 		p.limit--
-		p.keepLast = true
 		t.begin(total)
 	}
 	n, err := fetch.ReadFrom(p)
 	t.meter.received(n + int64(len(p.last)))
-	if total > 0 {
+	if p.keepLast {
 		t.arrived(fetch.Size())
 	}
 	if err == nil && p.last != nil {
@@ -165,7 +166,7 @@ type progress struct {
 }
 
 func (p *progress) Read(b []byte) (int, error) {
-	if p.total > 0 {
+	if p.keepLast {
 		p.arrived(p.at)
 	}
 	if p.at >= p.limit {
