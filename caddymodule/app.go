@@ -48,6 +48,7 @@ type App struct {
 	logger   *zap.Logger
 	slogger  *slog.Logger
 	stop     context.CancelFunc // ends what Start began
+	running  sync.WaitGroup     // is that
 
 	names []upstream.Names // of the caches of all sites; set while provisioning
 
@@ -133,25 +134,28 @@ func (a *App) Start() error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	a.stop = cancel
-	go a.expireUploads(ctx, opened.registry)
-	return a.warnOfLibrary(ctx, opened.registry)
+	a.running.Go(func() { a.expireUploads(ctx, opened.registry) })
+	a.warnOfLibrary(ctx, opened.registry)
+	return nil
 }
 
 // warnOfLibrary tells if the names that clients most often ask a mirror for are private,
 // since some of them were pushed here before this was one.
-func (a *App) warnOfLibrary(ctx context.Context, registry *storage.Registry) error {
+func (a *App) warnOfLibrary(ctx context.Context, registry *storage.Registry) {
 	for _, names := range a.names {
 		if names.Default == "" {
 			continue
 		}
 		own, err := registry.IsOwn(ctx, "library")
+		if err != nil {
+			a.logger.Error("asking whether library/… was pushed here", zap.Error(err))
+		}
 		if own {
 			a.logger.Warn("library/… was pushed here, so that none of it is looked for in the default upstream; ask for it by its full name",
 				zap.String("default", names.Default), zap.String("full_name", names.Default+"/library/…"))
 		}
-		return err
+		return
 	}
-	return nil
 }
 
 // expireInterval is how often uploads are looked at.
@@ -179,6 +183,7 @@ func (a *App) Stop() error {
 	if a.stop != nil {
 		a.stop()
 	}
+	a.running.Wait()
 	return nil
 }
 

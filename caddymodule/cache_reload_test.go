@@ -37,7 +37,7 @@ func TestTransfersOutliveReload(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		resp, err := http.DefaultClient.Do(req)
+		resp, err := send(req)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -53,7 +53,7 @@ func (s site) do(ctx context.Context, method, path string, body []byte) (answer,
 	if method == http.MethodPut {
 		req.Header.Set("Content-Type", "application/vnd.oci.image.index.v1+json")
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := send(req)
 	if err != nil {
 		return answer{}, err
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -83,15 +84,25 @@ func global(dir, options string) string {
 	return fmt.Sprintf("{\n\tadmin off\n\tgrace_period 10s\n\tlog {\n\t\toutput discard\n\t}\n\tregistry {\n\t\tstorage filesystem %s\n\t\t%s\n\t}\n}\n", dir, options)
 }
 
+// send sends a request without a body, once more if no answer comes: a server that Caddy
+// ends, since its configuration failed or was replaced, may have taken the connection
+// from the listener that they share.
+func send(req *http.Request) (*http.Response, error) {
+	resp, err := http.DefaultClient.Do(req)
+	if req.Body == nil && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
+		resp, err = http.DefaultClient.Do(req)
+	}
+	return resp, err
+}
+
 // get returns the status and body of an answer.
 func get(t *testing.T, url string) (int, string) {
 	t.Helper()
-	resp, err := http.Get(url)
-	if errors.Is(err, io.EOF) {
-		// A server that Caddy ends, since its configuration failed or was replaced, may have
-		// taken the connection from the listener that they share.
-		resp, err = http.Get(url)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
 	}
+	resp, err := send(req)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/opencontainers/go-digest"
@@ -177,4 +178,24 @@ func (f *Fetch) Abandon(ctx context.Context) (UploadState, error) {
 func (f *Fetch) Discard(ctx context.Context) error {
 	defer f.unlock()
 	return errors.Join(f.writer.Discard(), f.forget(ctx))
+}
+
+// DiscardFetches removes what arrived of blobs whose fetches were suspended.
+func (r *Registry) DiscardFetches(ctx context.Context) error {
+	ids, err := scanStrings(r.database.Read(ctx).Query(`SELECT id FROM uploads WHERE fetch IS NOT NULL`))
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		unlock, other := r.tryLockUpload(id, nil)
+		if other != nil {
+			continue // more is arriving
+		}
+		err := r.expireUpload(ctx, id, time.Now().Add(time.Hour))
+		unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

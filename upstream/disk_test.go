@@ -221,6 +221,12 @@ func TestTheCacheGivesWayToFreeSpace(t *testing.T) {
 	s.get("own/app/blobs/"+blobs[3].Digest.String()).want(t, http.StatusOK, blobs[3].Content)
 	get(4)
 	wantKept(3)
+
+	// So does what is left of transfers that broke off.
+	s.leave(upstreamtest.Blob{Descriptor: described(digest.FromString("never"))}, make([]byte, 100))
+	get(4)
+	wantKept(3)
+	s.wantNothingLeft()
 	d.free.Store(1 << 30)
 	get(4)
 	wantKept(3, 4)

@@ -3,7 +3,6 @@ package upstream
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/eblume/caddy-registry/storage"
@@ -227,22 +226,6 @@ func (v *View) failed(tag string, err error) {
 	state.retry = time.Now().Add(wait)
 	v.cache.tags.Add(key, state)
 	v.cache.Log.Info("a tag cannot be revalidated", "upstream", v.cache.Name, "repository", v.mapped.Remote, "tag", tag, "error", err)
-}
-
-// Refresh asks the upstream now what a tag names, however fresh it is.
-func (v *View) Refresh(ctx context.Context, tag string) (*storage.Manifest, error) {
-	m, err := v.cache.registry.Manifest(ctx, v.mapped.Repository, storage.Reference{Tag: tag})
-	if isAbsent(err) {
-		m, err = new(storage.Manifest), nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	answer, err := v.revalidate(ctx, tag, m, false)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", v.mapped.Repository, err)
-	}
-	return answer, nil
 }
 
 // isAbsent reports whether storage lacks what was asked for.

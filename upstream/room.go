@@ -50,6 +50,11 @@ func (r *Room) make(ctx context.Context, n int64) bool {
 // would not fit into an empty cache either, only what must be free without them is freed.
 func (r *Room) evict(ctx context.Context, missing, n int64) error {
 	evictable, err := r.Registry.Evictable(ctx)
+	if err == nil && evictable < missing {
+		if err = r.Registry.DiscardFetches(ctx); err == nil {
+			missing, _ = r.missing(n)
+		}
+	}
 	if err != nil {
 		return err
 	}

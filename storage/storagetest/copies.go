@@ -27,6 +27,7 @@ var copyTests = []registryTest{
 	{"a fetch of other bytes leaves nothing", testFetchMismatch},
 	{"an abandoned fetch leaves its hash", testFetchAbandon},
 	{"a fetch is no upload for clients, and expires as one", testFetchExpires},
+	{"suspended fetches are discarded, others go on", testDiscardFetches},
 	{"what is evicted is least recently pulled, and never pushed", testEvict},
 	{"a blob that is pushed while it is evicted stays", testEvictAgainstPush},
 }
@@ -335,6 +336,45 @@ func testFetchExpires(t *testing.T, r *registry) {
 	}
 	if err := under.Suspend(ctx); err != nil {
 		t.Errorf("a fetch under way expired: %v", err)
+	}
+}
+
+func testDiscardFetches(t *testing.T, r *registry) {
+	ctx := context.Background()
+	begin := func(content string) *storage.Fetch {
+		f, err := r.BeginFetch(ctx, hub, digest.FromString("abcdef"+content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.ReadFrom(strings.NewReader("abcdef"[f.Size():])); err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	for _, content := range []string{"1", "2"} {
+		if err := begin(content).Suspend(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	upload, err := r.StartUpload(ctx, "own", digest.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	goesOn := begin("1")
+	if err := r.DiscardFetches(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := goesOn.Suspend(ctx); err != nil {
+		t.Errorf("one that goes on: %v", err)
+	}
+	for content, want := range map[string]int64{"1": 6, "2": 0} {
+		f, err := r.BeginFetch(ctx, hub, digest.FromString("abcdef"+content))
+		if err != nil || f.Size() != want {
+			t.Errorf("%d bytes are left, %v, want %d", f.Size(), err, want)
+		}
+	}
+	if _, err := r.UploadSize(ctx, "own", upload); err != nil {
+		t.Errorf("an upload: %v", err)
 	}
 }
 
