@@ -108,7 +108,7 @@ func (c *Cache) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 		return caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}
 	target, err := distribution.ParsePath(r.URL.EscapedPath())
-	logFields(r, target, "")
+	logFields(r, target)
 	if err != nil || target.Repository == "" {
 		c.api.ServeHTTP(w, r)
 		return nil
@@ -148,7 +148,7 @@ func (c *Cache) resolveName(r *http.Request, target distribution.Target, ns stri
 // serve answers from the copy of an upstream's repository, and fetches what it lacks.
 func (c *Cache) serve(w http.ResponseWriter, r *http.Request, target distribution.Target, mapped upstream.Mapped) {
 	target.Repository = mapped.Repository
-	fields := logFields(r, target, "")
+	fields := logFields(r, target)
 	view := c.caches[mapped.Upstream].View(mapped, func(result upstream.Result) {
 		if result != upstream.Negative {
 			w.Header()["X-Registry-Cache"] = []string{string(result)}
@@ -193,7 +193,7 @@ func namespace(u *url.URL) string {
 
 // logFields adds to the access log what a request is about, and returns the fields, nil
 // if nothing is logged.
-func logFields(r *http.Request, target distribution.Target, user string) *caddyhttp.ExtraLogFields {
+func logFields(r *http.Request, target distribution.Target) *caddyhttp.ExtraLogFields {
 	fields, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields)
 	if !ok {
 		return nil
@@ -202,9 +202,6 @@ func logFields(r *http.Request, target distribution.Target, user string) *caddyh
 		fields.Set(zap.String("registry_repo", target.Repository))
 	}
 	fields.Set(zap.String("registry_operation", target.Operation()))
-	if user != "" {
-		fields.Set(zap.String("registry_user", user))
-	}
 	return fields
 }
 

@@ -62,7 +62,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}
 	target, err := distribution.ParsePath(r.URL.EscapedPath())
-	logFields(r, target, "")
+	logFields(r, target)
 	if err == nil && target.Repository != "" {
 		err = h.checkName(w, r, target)
 	}

@@ -48,6 +48,7 @@ var refusals = []refusal{
 	{storage.ErrTagInvalid, http.StatusBadRequest, "MANIFEST_INVALID"},
 	{storage.ErrTagExists, http.StatusForbidden, "DENIED"},
 	{storage.ErrCopy, http.StatusMethodNotAllowed, "UNSUPPORTED"},
+	{storage.ErrNotCopy, http.StatusNotFound, "NAME_UNKNOWN"},
 	{errMethod, http.StatusMethodNotAllowed, "UNSUPPORTED"},
 	{errNoEndpoint, http.StatusNotFound, "UNSUPPORTED"},
 	{errForeignName, http.StatusMethodNotAllowed, "UNSUPPORTED"},

@@ -36,7 +36,7 @@ func TestCacheTellsWhatItDoes(t *testing.T) {
 	if got, want := mustPull(t, send, "library/alpine", "v1", image), []string{"miss", "hit", "hit"}; !slices.Equal(got, want) {
 		t.Errorf("by another tag: %v", got)
 	}
-	time.Sleep(2 * time.Millisecond)
+	time.Sleep(2 * time.Millisecond) // longer than v1 is fresh
 	if got, want := mustPull(t, send, "library/alpine", "v1", image), []string{"revalidated", "hit", "hit"}; !slices.Equal(got, want) {
 		t.Errorf("when it is not fresh any more: %v", got)
 	}
