@@ -13,6 +13,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/eblume/caddy-registry/distribution"
+	"github.com/eblume/caddy-registry/glob"
 	"github.com/eblume/caddy-registry/upstream"
 )
 
@@ -187,13 +188,13 @@ func (d Duration) parseOrForever() (duration time.Duration, forever bool, err er
 
 // parseGlobs returns globs as they are used. They have no placeholders: {env.ORG} is a
 // glob too, and one that quietly matched nothing would be a poor guard.
-func parseGlobs(globs []string) (upstream.Globs, error) {
+func parseGlobs(globs []string) (glob.Set, error) {
 	for _, glob := range globs {
 		if caddy.NewReplacer().ReplaceKnown(glob, "") != glob {
 			return nil, fmt.Errorf("bad glob %q: globs have no placeholders", glob)
 		}
 	}
-	return upstream.ParseGlobs(globs)
+	return glob.Parse(globs)
 }
 
 // checkURL reports why text is not where a registry can be.

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/eblume/caddy-registry/glob"
 	"github.com/eblume/caddy-registry/upstream"
 )
 
@@ -78,21 +79,21 @@ func TestEveryCacheOption(t *testing.T) {
 	if want := (cacheOptions{
 		names: upstream.Names{
 			Upstreams: []string{"docker.io", "ghcr.io", "localhost:5001", "quay.io"}, Default: "docker.io",
-			Private: upstream.Globs{"blumeops/**", "acme/*"}, Local: []string{"registry.ops.eblu.me", "registry.example"},
+			Private: glob.Set{"blumeops/**", "acme/*"}, Local: []string{"registry.ops.eblu.me", "registry.example"},
 		},
 		upstreams: []upstreamOptions{{
 			name: "docker.io", urls: []string{"http://mirror.example:5000/hub", "https://registry-1.docker.io"}, username: "me", password: "secret",
 			caFile: filepath.Join(directory, "corp.pem"), staleIfError: 720 * time.Hour, notFoundTTL: 10 * time.Second,
 			fresh: upstream.Freshness{
-				{For: 5 * time.Minute}, {Tags: upstream.Globs{"v*.*.*", "*-[0-9a-f]*"}, Forever: true}, {Tags: upstream.Globs{"nightly*"}, For: time.Hour},
+				{For: 5 * time.Minute}, {Tags: glob.Set{"v*.*.*", "*-[0-9a-f]*"}, Forever: true}, {Tags: glob.Set{"nightly*"}, For: time.Hour},
 			},
-			access: upstream.Access{Allow: upstream.Globs{"library/*", "{bitnami,acme}/*"}, Deny: upstream.Globs{"*/*-beta"}},
+			access: upstream.Access{Allow: glob.Set{"library/*", "{bitnami,acme}/*"}, Deny: glob.Set{"*/*-beta"}},
 		}, {
 			name: "ghcr.io", urls: []string{"https://ghcr.io"}, dockerConfig: filepath.Join(caddy.HomeDir(), ".docker", "config.json"),
-			notFoundTTL: 30 * time.Second, access: upstream.Access{Allow: upstream.Globs{"**"}},
+			notFoundTTL: 30 * time.Second, access: upstream.Access{Allow: glob.Set{"**"}},
 		}, {
 			name: "localhost:5001", urls: []string{"https://localhost:5001"}, dockerConfig: "/etc/docker.json",
-			notFoundTTL: 30 * time.Second, access: upstream.Access{Allow: upstream.Globs{"**"}},
+			notFoundTTL: 30 * time.Second, access: upstream.Access{Allow: glob.Set{"**"}},
 		}, {
 			name: "quay.io", urls: []string{"https://quay.io"}, notFoundTTL: 30 * time.Second,
 		}},

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/eblume/caddy-registry/glob"
 	"github.com/eblume/caddy-registry/upstream/upstreamtest"
 )
 
@@ -145,7 +146,7 @@ func (s *still) registryRestart() {
 }
 
 func TestTagsByGlob(t *testing.T) {
-	rules := Freshness{{Tags: Globs{"v*"}, Forever: true}, {Tags: Globs{"nightly"}, For: time.Hour}, {For: 0}}
+	rules := Freshness{{Tags: glob.Set{"v*"}, Forever: true}, {Tags: glob.Set{"nightly"}, For: time.Hour}, {For: 0}}
 	inBubble(t, Options{Fresh: rules}, func(t *testing.T, s *still, image upstreamtest.Image) {
 		for _, tag := range []string{"v1.2", "nightly"} {
 			s.upstream.MoveTag(first, tag, image.Manifest.Digest)

@@ -13,6 +13,7 @@ import (
 
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/eblume/caddy-registry/glob"
 	"github.com/eblume/caddy-registry/storage"
 	"github.com/eblume/caddy-registry/upstream/upstreamtest"
 )
@@ -148,7 +149,7 @@ func TestListsThatAreRememberedAreBounded(t *testing.T) {
 }
 
 func TestRulesOfTheCache(t *testing.T) {
-	options := Options{Access: Access{Allow: Globs{"library/*"}, Deny: Globs{"library/second"}}}
+	options := Options{Access: Access{Allow: glob.Set{"library/*"}, Deny: glob.Set{"library/second"}}}
 	inBubble(t, options, func(t *testing.T, s *still, image upstreamtest.Image) {
 		s.want("latest", image, Miss, 0)
 		s.asked.seen = nil
@@ -173,7 +174,7 @@ func TestRulesOfTheCache(t *testing.T) {
 		s.wantAsked()
 
 		// What a rule denies from now on is not served from here either.
-		s.cache.Access.Deny = Globs{first}
+		s.cache.Access.Deny = glob.Set{first}
 		view := s.view(hub+"/"+first, new([]Result))
 		if _, err := view.Manifest(t.Context(), hub+"/"+first, storage.Reference{Digest: image.Manifest.Digest}); !errors.Is(err, ErrNotAllowed) {
 			t.Errorf("by digest: %v", err)

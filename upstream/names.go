@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/eblume/caddy-registry/glob"
 	"github.com/eblume/caddy-registry/storage"
 )
 
@@ -27,7 +28,7 @@ type Names struct {
 	// Default is the upstream of names that begin with none, or empty.
 	Default string
 	// Private are names that are never sent to Default.
-	Private Globs
+	Private glob.Set
 	// Local are this registry's own names in ?ns=, besides the request's Host.
 	Local []string
 }

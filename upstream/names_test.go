@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/eblume/caddy-registry/glob"
 	"github.com/eblume/caddy-registry/storage"
 	"github.com/eblume/caddy-registry/upstream"
 )
@@ -14,7 +15,7 @@ import (
 var seed = upstream.Names{
 	Upstreams: []string{"docker.io", "ghcr.io", "quay.io", "localhost:5001", "mirror"},
 	Default:   "docker.io",
-	Private:   upstream.Globs{"blumeops/**"},
+	Private:   glob.Set{"blumeops/**"},
 	Local:     []string{"registry.ops.eblu.me"},
 }
 
