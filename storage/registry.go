@@ -22,6 +22,7 @@ type Registry struct {
 	blobs     BlobStore
 	database  Database
 	manifests *manifestCache
+	accounts  *Accounts
 
 	mu      sync.Mutex
 	uploads map[string]*uploadLock // those that a request works on
@@ -38,6 +39,7 @@ func New(ctx context.Context, blobs BlobStore, database Database) (*Registry, er
 		blobs:     blobs,
 		database:  database,
 		manifests: newManifestCache(),
+		accounts:  NewAccounts(database),
 		uploads:   make(map[string]*uploadLock),
 	}
 	if err := r.discardOrphans(ctx); err != nil {
@@ -50,6 +52,9 @@ func New(ctx context.Context, blobs BlobStore, database Database) (*Registry, er
 func (r *Registry) Close() error {
 	return errors.Join(r.database.Close(), r.blobs.Close())
 }
+
+// Accounts returns who may sign in to the registry.
+func (r *Registry) Accounts() *Accounts { return r.accounts }
 
 // Repositories returns up to n names of repositories that hold at least one manifest,
 // in bytewise order after last.

@@ -24,6 +24,7 @@ func TestRegistry(t *testing.T, fresh func(testing.TB) Open) {
 		{"lists", listTests},
 		{"races", raceTests},
 		{"copies", copyTests},
+		{"accounts", accountTests},
 	} {
 		t.Run(group.name, func(t *testing.T) {
 			t.Parallel()
@@ -328,7 +329,7 @@ func testDeleteRepository(t *testing.T, r *registry) {
 	if err := r.DeleteRepository(ctx, "a"); err != nil {
 		t.Errorf("DeleteRepository of an empty one: %v", err)
 	}
-	wantError(t, "PutManifest", r.PutManifest(ctx, "a", m, storage.Put{}), storage.ErrManifestBlobUnknown)
+	wantError(t, "PutManifest", second(r.PutManifest(ctx, "a", m, storage.Put{})), storage.ErrManifestBlobUnknown)
 	r.pushImage("a", "layer")
 	r.put("a", m, "x")
 	r.wantManifest("a", "x", m)
