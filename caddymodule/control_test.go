@@ -43,7 +43,7 @@ func TestCommandsReachTheRegistry(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := opened.registry.PutManifest(t.Context(), "a/b", m, storage.Put{Tags: []string{"v1", "v2"}}); err != nil {
+			if _, err := opened.registry.PutManifest(t.Context(), "a/b", m, storage.Put{Tags: []string{"v1", "v2"}}); err != nil {
 				t.Fatal(err)
 			}
 			ask(t, dir, func(client *controlClient) {

@@ -20,7 +20,7 @@ func (h *Handler) getBlob(r request) error {
 		if err != nil {
 			return err
 		}
-		setBlobHeader(r.w.Header(), d)
+		r.setBlobHeader(d)
 		r.w.Header()["Accept-Ranges"] = acceptBytes
 		r.w.Header()["Content-Length"] = []string{strconv.FormatInt(size, 10)}
 		r.w.WriteHeader(http.StatusOK)
@@ -31,15 +31,19 @@ func (h *Handler) getBlob(r request) error {
 		return err
 	}
 	defer blob.Close()
-	setBlobHeader(r.w.Header(), d)
+	r.setBlobHeader(d)
 	return serveContent(r.w, r.Request, blob, size)
 }
 
-func setBlobHeader(header http.Header, d digest.Digest) {
+func (r request) setBlobHeader(d digest.Digest) {
+	header := r.w.Header()
 	header["Content-Type"] = octetStream
 	header["Docker-Content-Digest"] = []string{d.String()}
 	header["Etag"] = []string{`"` + d.String() + `"`}
 	header["Cache-Control"] = immutable
+	if !r.access.Public(r.Repository) {
+		header["Cache-Control"] = immutablePrivate
+	}
 }
 
 // deleteBlob is end-10, "Deleting Blobs".
@@ -51,6 +55,7 @@ func (h *Handler) deleteBlob(r request) error {
 	if err := h.Registry.DeleteBlob(r.Context(), r.Repository, d); err != nil {
 		return err
 	}
+	h.changed(r, Change{Kind: Deleted, Repository: r.Repository, Digest: d})
 	r.w.WriteHeader(http.StatusAccepted)
 	return nil
 }

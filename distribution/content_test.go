@@ -60,7 +60,7 @@ func TestContentThatBreaksOffNeverLooksWhole(t *testing.T) {
 					if err != nil {
 						t.Error(err)
 					}
-					handler.Serve(w, r, target, source)
+					handler.Serve(w, r, target, source, distribution.Everything)
 				}))
 				s.EnableHTTP2 = overTLS
 				if overTLS {

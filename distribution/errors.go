@@ -46,7 +46,6 @@ var refusals = []refusal{
 	{storage.ErrNameInvalid, http.StatusBadRequest, "NAME_INVALID"},
 	{storage.ErrNameUnknown, http.StatusNotFound, "NAME_UNKNOWN"},
 	{storage.ErrTagInvalid, http.StatusBadRequest, "MANIFEST_INVALID"},
-	{storage.ErrTagExists, http.StatusForbidden, "DENIED"},
 	{storage.ErrCopy, http.StatusMethodNotAllowed, "UNSUPPORTED"},
 	{storage.ErrNotCopy, http.StatusNotFound, "NAME_UNKNOWN"},
 	{errMethod, http.StatusMethodNotAllowed, "UNSUPPORTED"},
@@ -61,6 +60,7 @@ type Refusal struct {
 	Status     int           // of HTTP
 	Code       string        // one of the spec's, "Error Codes"
 	RetryAfter time.Duration // when to ask again; 0: nothing is said
+	Challenge  string        // how to prove who one is (RFC 9110, section 11.6.1), or empty
 	Err        error         // whose words are told
 }
 
@@ -88,6 +88,9 @@ func writeError(log *slog.Logger, w http.ResponseWriter, r *http.Request, err er
 		log.ErrorContext(r.Context(), "storage is full", "error", err)
 	} else if errors.As(err, &told) {
 		status, code, message = told.Status, told.Code, told.Error()
+		if told.Challenge != "" {
+			h["Www-Authenticate"] = []string{told.Challenge}
+		}
 		if told.RetryAfter > 0 {
 			h["Retry-After"] = []string{strconv.FormatInt(int64(math.Ceil(told.RetryAfter.Seconds())), 10)}
 		}

@@ -21,6 +21,8 @@ type Handler struct {
 	Sparse storage.Sparse
 	// Log takes what is wrong with the registry, not with requests.
 	Log *slog.Logger
+	// Changed, if set, is told what a request changed, before that is answered.
+	Changed func(*http.Request, Change)
 }
 
 // request is one request on its way through a Handler.
@@ -28,6 +30,7 @@ type request struct {
 	*http.Request
 	Target
 	source Source
+	access Authorizer
 	w      http.ResponseWriter
 }
 
@@ -68,8 +71,10 @@ var (
 	jsonType    = []string{"application/json"}
 	octetStream = []string{"application/octet-stream"}
 	acceptBytes = []string{"bytes"}
-	// A repository's content is for all, for ever: its name is its digest.
-	immutable = []string{"public, max-age=31536000, immutable"}
+	// Content never changes: its name is its digest. What not everybody may read no cache
+	// may keep that answers others too.
+	immutable        = []string{"public, max-age=31536000, immutable"}
+	immutablePrivate = []string{"private, max-age=31536000, immutable"}
 )
 
 // ServeHTTP implements [http.Handler].
@@ -82,14 +87,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.Refuse(w, r, err)
 		return
 	}
-	h.Serve(w, r, t, h.Registry)
+	h.Serve(w, r, t, h.Registry, Everything)
 }
 
 // Serve answers a request whose path was read before, its repository perhaps mapped to
-// another, with reads from source.
-func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, t Target, source Source) {
+// another, with reads from source, if access allows it.
+func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, t Target, source Source, access Authorizer) {
 	setCommonHeader(w.Header())
-	if err := h.serve(request{r, t, source, w}); err != nil {
+	if err := h.serve(request{r, t, source, access, w}); err != nil {
 		writeError(h.Log, w, r, err)
 	}
 }
@@ -122,6 +127,9 @@ func (h *Handler) serve(r request) error {
 		}
 		w.Header().Set("Allow", strings.Join(allowed, ", "))
 		return fmt.Errorf("%w: %s, use one of %s", errMethod, r.Method, strings.Join(allowed, ", "))
+	}
+	if err := r.authorize(); err != nil {
+		return err
 	}
 	return respond(h, r)
 }

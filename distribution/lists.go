@@ -33,8 +33,30 @@ func (h *Handler) listTags(r request) error {
 // listRepositories is Docker's /v2/_catalog, paged as tags are.
 func (h *Handler) listRepositories(r request) error {
 	return h.list(r, `{"repositories":[`, func(last string, n int) ([]string, error) {
-		return h.Registry.Repositories(r.Context(), last, n)
+		return h.readableRepositories(r, last, n)
 	})
+}
+
+// readableRepositories returns up to n names after last of repositories that may be read.
+// Of the others it is not told that they are there.
+func (h *Handler) readableRepositories(r request, last string, n int) ([]string, error) {
+	var readable []string
+	for step := n; len(readable) < n; step = max(n, listStep) {
+		names, err := h.Registry.Repositories(r.Context(), last, step)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			if r.readable(name) {
+				readable = append(readable, name)
+			}
+		}
+		if len(names) < step {
+			break
+		}
+		last = names[len(names)-1]
+	}
+	return readable[:min(n, len(readable))], nil
 }
 
 // list answers with the names that page gives, in an array that begins with prefix in

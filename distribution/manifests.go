@@ -67,9 +67,11 @@ func (h *Handler) putManifest(r request) error {
 	if ref.Digest != "" && m.Digest != ref.Digest {
 		return fmt.Errorf("%w: the manifest has digest %s, not %s", storage.ErrDigestInvalid, m.Digest, ref.Digest)
 	}
-	if err := h.Registry.PutManifest(r.Context(), r.Repository, m, storage.Put{Tags: tags, Sparse: h.Sparse}); err != nil {
+	changes, err := h.Registry.PutManifest(r.Context(), r.Repository, m, storage.Put{Tags: tags, Check: r.authorizeTag, Sparse: h.Sparse})
+	if err != nil {
 		return err
 	}
+	h.pushed(r, m.Digest, ref.Tag, changes)
 	header := r.w.Header()
 	header.Set("Location", "/v2/"+r.Repository+"/manifests/"+m.Digest.String())
 	header.Set("Docker-Content-Digest", m.Digest.String())
@@ -83,6 +85,20 @@ func (h *Handler) putManifest(r request) error {
 	}
 	r.w.WriteHeader(http.StatusCreated)
 	return nil
+}
+
+// pushed tells what a push did: to each tag that it made or moved, and at least once.
+func (h *Handler) pushed(r request, d digest.Digest, tag string, changes []storage.TagChange) {
+	if len(changes) == 0 {
+		h.changed(r, Change{Kind: Pushed, Repository: r.Repository, Tag: tag, Digest: d})
+	}
+	for _, change := range changes {
+		kind := Pushed
+		if change.Previous != "" {
+			kind = Overwritten
+		}
+		h.changed(r, Change{Kind: kind, Repository: r.Repository, Tag: change.Tag, Digest: d, Previous: change.Previous})
+	}
 }
 
 // pushedTags returns the tags that a push makes: the one in its path and those of its
@@ -135,6 +151,7 @@ func (h *Handler) deleteManifest(r request) error {
 	if err != nil {
 		return err
 	}
+	h.changed(r, Change{Kind: Deleted, Repository: r.Repository, Tag: ref.Tag, Digest: ref.Digest})
 	r.w.WriteHeader(http.StatusAccepted)
 	return nil
 }

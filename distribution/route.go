@@ -33,6 +33,9 @@ type Target struct {
 	reference string
 }
 
+// Name is the repository as the path has it, whatever Repository was mapped to.
+func (t Target) Name() string { return t.name }
+
 // IsUpload reports whether the path is of an upload, or of where they begin.
 func (t Target) IsUpload() bool { return t.endpoint == endpointUploads || t.endpoint == endpointUpload }
 

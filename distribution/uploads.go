@@ -27,7 +27,7 @@ func (h *Handler) startUpload(r request) error {
 		if err != nil {
 			return err
 		}
-		err = h.Registry.MountBlob(r.Context(), r.Repository, query.Get("from"), d, nil)
+		err = h.Registry.MountBlob(r.Context(), r.Repository, query.Get("from"), d, r.readable)
 		if !errors.Is(err, storage.ErrBlobUnknown) {
 			return r.created(d, err)
 		}

@@ -24,7 +24,7 @@ func (r *Registry) PutCached(ctx context.Context, upstream, repository string, m
 		if err != nil || tag == "" {
 			return err
 		}
-		if err := putTag(tx, id, tag, manifest, false); err != nil {
+		if _, err := putTag(tx, id, tag, manifest, nil); err != nil {
 			return err
 		}
 		return confirmTag(tx, id, tag, now())

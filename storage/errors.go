@@ -20,7 +20,6 @@ var (
 	ErrNameInvalid         = errors.New("repository name invalid")
 	ErrNameUnknown         = errors.New("repository unknown")
 	ErrTagInvalid          = errors.New("tag invalid")
-	ErrTagExists           = errors.New("tag exists with another digest")
 
 	ErrCopy    = errors.New("repository is a copy and takes no push")
 	ErrNotCopy = errors.New("repository is this registry's own and no copy")

@@ -139,7 +139,7 @@ func openPush(t *testing.T, disk *faultdisk.Disk, what string) *push {
 			t.Fatal(err)
 		}
 	}
-	if err := r.PutManifest(ctx, "a", oldImage, storage.Put{Tags: []string{"latest"}}); err != nil {
+	if _, err := r.PutManifest(ctx, "a", oldImage, storage.Put{Tags: []string{"latest"}}); err != nil {
 		t.Fatal(err)
 	}
 	return &push{t: t, diskRegistry: r, what: what}
@@ -232,7 +232,7 @@ func (p *push) push() (err error) {
 	if err := p.PushBlob(ctx, "a", strings.NewReader(`{"a":1}`), digest.FromString(`{"a":1}`)); err != nil {
 		return fmt.Errorf("PushBlob: %w", err)
 	}
-	if err := p.PutManifest(ctx, "a", newImage, storage.Put{Tags: []string{"latest"}}); err != nil {
+	if _, err := p.PutManifest(ctx, "a", newImage, storage.Put{Tags: []string{"latest"}}); err != nil {
 		return fmt.Errorf("PutManifest: %w", err)
 	}
 	return nil

@@ -25,17 +25,28 @@ const (
 type Put struct {
 	// Tags are made, or moved, to name the manifest: all of them or none.
 	Tags []string
-	// CreateOnly refuses with ErrTagExists to move a tag to another digest.
-	CreateOnly bool
+	// Check decides whether a tag may be made (exists is false) or moved from another
+	// digest (exists is true), while no one else can do either; its error is
+	// PutManifest's. It is not asked about a tag that names the manifest already, may be
+	// asked twice about another, and must not use the registry. nil: all may.
+	Check func(tag string, exists bool) error
 	// Sparse is SparseIndex if empty.
 	Sparse Sparse
 }
 
+// TagChange is what a push did to a tag that did not name the manifest before.
+type TagChange struct {
+	Tag      string
+	Previous digest.Digest // that it named; empty: there was no such tag
+}
+
 // PutManifest makes m part of a repository and its tags name it, in one step that is
-// durable when it returns nil. What m must name and the repository lacks is
-// ErrManifestBlobUnknown.
-func (r *Registry) PutManifest(ctx context.Context, repository string, m *Manifest, put Put) error {
+// durable when it returns no error, and returns the tags that were made or moved. What m
+// must name and the repository lacks is ErrManifestBlobUnknown.
+func (r *Registry) PutManifest(ctx context.Context, repository string, m *Manifest, put Put) ([]TagChange, error) {
+	var changes []TagChange
 	err := r.database.Write(ctx, func(tx Tx) error {
+		changes = nil
 		id, err := ensureRepository(tx, repository, "")
 		if err != nil {
 			return err
@@ -48,16 +59,21 @@ func (r *Registry) PutManifest(ctx context.Context, repository string, m *Manife
 			return err
 		}
 		for _, tag := range put.Tags {
-			if err := putTag(tx, id, tag, manifest, put.CreateOnly); err != nil {
+			change, err := putTag(tx, id, tag, manifest, put.Check)
+			if err != nil {
 				return err
+			}
+			if change != nil {
+				changes = append(changes, *change)
 			}
 		}
 		return nil
 	})
-	if err == nil {
-		r.manifests.forget(repository, append(slices.Clone(put.Tags), m.Digest.String())...)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	r.manifests.forget(repository, append(slices.Clone(put.Tags), m.Digest.String())...)
+	return changes, nil
 }
 
 // checkPresent reports with ErrManifestBlobUnknown all that m must name and the
@@ -149,22 +165,32 @@ func insertManifest(tx Tx, repository int64, m *Manifest) (int64, error) {
 	return id, nil
 }
 
-func putTag(tx Tx, repository int64, tag string, manifest int64, createOnly bool) error {
+// putTag makes a tag name a manifest, if check, unless that is nil, lets it. It returns
+// nil if the tag does already.
+func putTag(tx Tx, repository int64, tag string, manifest int64, check func(tag string, exists bool) error) (*TagChange, error) {
+	change := &TagChange{Tag: tag}
 	var current int64
-	err := tx.QueryRow(`SELECT manifest FROM tags WHERE repository = $1 AND name = $2`, repository, tag).Scan(&current)
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		_, err = tx.Exec(`INSERT INTO tags (repository, name, manifest, updated) VALUES ($1, $2, $3, $4)`, repository, tag, manifest, now())
-		return err
-	case err != nil:
-		return err
-	case current == manifest:
-		return nil
-	case createOnly:
-		return fmt.Errorf("%w: %q", ErrTagExists, tag)
+	err := tx.QueryRow(`
+		SELECT m.id, m.digest FROM tags t JOIN manifests m ON m.id = t.manifest
+		WHERE t.repository = $1 AND t.name = $2`, repository, tag).Scan(&current, &change.Previous)
+	found := err == nil
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return nil, err
 	}
-	_, err = tx.Exec(`UPDATE tags SET manifest = $1, updated = $2 WHERE repository = $3 AND name = $4`, manifest, now(), repository, tag)
-	return err
+	if found && current == manifest {
+		return nil, nil
+	}
+	if check != nil {
+		if err := check(tag, found); err != nil {
+			return nil, err
+		}
+	}
+	if found {
+		_, err = tx.Exec(`UPDATE tags SET manifest = $1, updated = $2 WHERE repository = $3 AND name = $4`, manifest, now(), repository, tag)
+	} else {
+		_, err = tx.Exec(`INSERT INTO tags (repository, name, manifest, updated) VALUES ($1, $2, $3, $4)`, repository, tag, manifest, now())
+	}
+	return change, err
 }
 
 // Manifest returns a manifest of a repository, of which only Digest, MediaType and

@@ -413,7 +413,7 @@ func (c *client) putImage(ctx context.Context) error {
 	c.named[m.Digest] = m
 	c.begin(c.manifests, m.Digest, present)
 	c.tags[tag] = append(c.tag(tag), m.Digest)
-	if err := c.r.PutManifest(ctx, c.repository, m, storage.Put{Tags: []string{tag}}); err != nil {
+	if _, err := c.r.PutManifest(ctx, c.repository, m, storage.Put{Tags: []string{tag}}); err != nil {
 		return err
 	}
 	c.tags[tag] = []digest.Digest{m.Digest}

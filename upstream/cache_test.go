@@ -168,7 +168,7 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var results []Result
-	api.Serve(w, r, target, told{s.view(target.Repository, &results), w, &results})
+	api.Serve(w, r, target, told{s.view(target.Repository, &results), w, &results}, distribution.Everything)
 }
 
 // told tells in a header where an answer came from, and errors by status.

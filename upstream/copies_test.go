@@ -31,7 +31,7 @@ func TestACopyTakesNoPush(t *testing.T) {
 		t.Fatal(err)
 	}
 	name := hub + "/" + first
-	if err := s.registry.PutManifest(t.Context(), name, m, storage.Put{Tags: []string{"mine"}, Sparse: storage.SparseOn}); !errors.Is(err, storage.ErrCopy) {
+	if _, err := s.registry.PutManifest(t.Context(), name, m, storage.Put{Tags: []string{"mine"}, Sparse: storage.SparseOn}); !errors.Is(err, storage.ErrCopy) {
 		t.Errorf("PutManifest = %v", err)
 	}
 	if err := s.registry.PushBlob(t.Context(), name, bytes.NewReader(image.Layers[0].Content), image.Layers[0].Digest); !errors.Is(err, storage.ErrCopy) {

@@ -159,6 +159,22 @@ func (n Names) MapPush(name, ns, host string) (string, error) {
 	return name, nil
 }
 
+// Candidates returns the repositories that a name may stand for, whatever ns and what is
+// private make of it.
+func (n Names) Candidates(name string) []string {
+	candidates := []string{name}
+	for _, up := range n.Upstreams {
+		remote, ok := cutUpstream(name, up)
+		if !ok {
+			remote = name
+		}
+		if mapped, err := mapTo(up, remote, name); err == nil && mapped.Repository != name {
+			candidates = append(candidates, mapped.Repository)
+		}
+	}
+	return candidates
+}
+
 // resolveNamespace returns the upstream that ns names, or nothing if it names this registry.
 func (n Names) resolveNamespace(ns, host string) (string, error) {
 	if up := n.byNamespace(ns); up != "" {

@@ -40,20 +40,29 @@ func newTransport(config Config, addresses addressGuard) (*http.Transport, error
 		transport.Proxy, transport.DialContext = nil, config.dial
 	}
 	if config.CAFile != "" {
-		roots, err := x509.SystemCertPool()
+		roots, err := TrustCAFile(config.CAFile)
 		if err != nil {
-			roots = x509.NewCertPool()
-		}
-		pem, err := os.ReadFile(config.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("ca_file: %w", err)
-		}
-		if !roots.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("ca_file: %s has no certificate in PEM", config.CAFile)
+			return nil, err
 		}
 		transport.TLSClientConfig.RootCAs = roots
 	}
 	return transport, nil
+}
+
+// TrustCAFile returns the system's certificate authorities and those of a file.
+func TrustCAFile(path string) (*x509.CertPool, error) {
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+	}
+	pem, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("ca_file: %w", err)
+	}
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("ca_file: %s has no certificate in PEM", path)
+	}
+	return roots, nil
 }
 
 // observedTransport counts the requests to an endpoint, its token service and where it

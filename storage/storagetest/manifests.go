@@ -2,6 +2,7 @@ package storagetest
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -19,7 +20,8 @@ var manifestTests = []registryTest{
 	{"what a manifest needs must be there, as sparse says", testSparse},
 	{"layers that are kept elsewhere are not needed", testForeignLayers},
 	{"a tag moves to another manifest", testMoveTag},
-	{"with create only a tag does not move", testCreateOnly},
+	{"a tag that may only be made does not move", testCreateOnly},
+	{"what a put did to tags is told, and those that stay are not asked about", testTagChanges},
 	{"several tags are put together or not at all", testSeveralTags},
 	{"a manifest is not put again as another type", testOtherType},
 	{"a deleted manifest takes its tags with it", testDeleteManifest},
@@ -77,7 +79,7 @@ func testSparse(t *testing.T, r *registry) {
 	refused := func(sparse storage.Sparse, manifests map[string]*storage.Manifest) {
 		t.Helper()
 		for what, m := range manifests {
-			err := r.PutManifest(ctx, "a", m, storage.Put{Sparse: sparse, Tags: []string{"refused"}})
+			_, err := r.PutManifest(ctx, "a", m, storage.Put{Sparse: sparse, Tags: []string{"refused"}})
 			if wantError(t, what, err, storage.ErrManifestBlobUnknown); err != nil && !strings.Contains(err.Error(), missing(m)) {
 				t.Errorf("sparse %q, absent %s: %q does not name %s", sparse, what, err, missing(m))
 			}
@@ -88,7 +90,7 @@ func testSparse(t *testing.T, r *registry) {
 	taken := func(sparse storage.Sparse, manifests map[string]*storage.Manifest) {
 		t.Helper()
 		for what, m := range manifests {
-			if err := r.PutManifest(ctx, "a", m, storage.Put{Sparse: sparse}); err != nil {
+			if _, err := r.PutManifest(ctx, "a", m, storage.Put{Sparse: sparse}); err != nil {
 				t.Errorf("sparse %q, absent %s: %v", sparse, what, err)
 			}
 			r.wantManifest("a", m.Digest.String(), m)
@@ -107,17 +109,17 @@ func testSparse(t *testing.T, r *registry) {
 	taken(storage.SparseOn, indexes)
 	// What is whole is taken by all, a blob in an index as well: build caches have those.
 	for _, sparse := range []storage.Sparse{"", storage.SparseIndex, storage.SparseOn, storage.SparseOff} {
-		if err := r.PutManifest(ctx, "a", index(t, whole.Digest, layer), storage.Put{Sparse: sparse}); err != nil {
+		if _, err := r.PutManifest(ctx, "a", index(t, whole.Digest, layer), storage.Put{Sparse: sparse}); err != nil {
 			t.Errorf("sparse %q: %v", sparse, err)
 		}
 	}
 	// An absent thing that a manifest names is not held.
-	if err := r.PutManifest(ctx, "a", image(t, absent), storage.Put{Sparse: storage.SparseOn}); err != nil {
+	if _, err := r.PutManifest(ctx, "a", image(t, absent), storage.Put{Sparse: storage.SparseOn}); err != nil {
 		t.Fatal(err)
 	}
 	r.wantNoBlob("a", absent)
 	wantError(t, "MountBlob", r.MountBlob(ctx, "b", "a", absent, nil), storage.ErrBlobUnknown)
-	err := r.PutManifest(ctx, "a", image(t, layer, absent), storage.Put{})
+	_, err := r.PutManifest(ctx, "a", image(t, layer, absent), storage.Put{})
 	wantError(t, "PutManifest", err, storage.ErrManifestBlobUnknown)
 }
 
@@ -144,7 +146,7 @@ func testForeignLayers(t *testing.T, r *registry) {
 		Layers:    []imagespec.Descriptor{foreign, restricted, linked},
 	})
 	for _, sparse := range []storage.Sparse{storage.SparseIndex, storage.SparseOff} {
-		if err := r.PutManifest(context.Background(), "a", m, storage.Put{Sparse: sparse}); err != nil {
+		if _, err := r.PutManifest(context.Background(), "a", m, storage.Put{Sparse: sparse}); err != nil {
 			t.Errorf("sparse %q: %v", sparse, err)
 		}
 	}
@@ -162,24 +164,34 @@ func testMoveTag(t *testing.T, r *registry) {
 	r.wantManifest("a", m2.Digest.String(), m2)
 }
 
+var errTaken = errors.New("tag is taken")
+
+// createOnly lets no tag move.
+func createOnly(_ string, exists bool) error {
+	if exists {
+		return errTaken
+	}
+	return nil
+}
+
 func testCreateOnly(t *testing.T, r *registry) {
 	ctx := context.Background()
 	m1, m2 := r.pushImage("a", "1"), r.pushImage("a", "2")
 	create := func(m *storage.Manifest, tags ...string) error {
-		return r.PutManifest(ctx, "a", m, storage.Put{Tags: tags, CreateOnly: true})
+		return second(r.PutManifest(ctx, "a", m, storage.Put{Tags: tags, Check: createOnly}))
 	}
 	for range 2 { // the same digest again is no change
 		if err := create(m1, "v1"); err != nil {
 			t.Fatalf("PutManifest: %v", err)
 		}
 	}
-	wantError(t, "PutManifest", create(m2, "v1"), storage.ErrTagExists)
+	wantError(t, "PutManifest", create(m2, "v1"), errTaken)
 	r.wantManifest("a", "v1", m1)
 	r.wantNoManifest("a", m2.Digest.String(), storage.ErrManifestUnknown) // nothing of a refusal stays
 	if err := create(m2); err != nil {
 		t.Errorf("PutManifest without a tag: %v", err)
 	}
-	wantError(t, "PutManifest", create(m2, "v1"), storage.ErrTagExists)
+	wantError(t, "PutManifest", create(m2, "v1"), errTaken)
 	if err := r.DeleteTag(ctx, "a", "v1"); err != nil {
 		t.Fatal(err)
 	}
@@ -189,12 +201,46 @@ func testCreateOnly(t *testing.T, r *registry) {
 	r.wantManifest("a", "v1", m2)
 }
 
+func testTagChanges(t *testing.T, r *registry) {
+	m1, m2 := r.pushImage("a", "1"), r.pushImage("a", "2")
+	asked := map[string]bool{} // tag → whether it exists
+	check := func(tag string, exists bool) error {
+		asked[tag] = exists
+		return nil
+	}
+	for _, test := range []struct {
+		m     *storage.Manifest
+		tags  []string
+		asked map[string]bool
+		want  []storage.TagChange
+	}{
+		{m1, []string{"x", "y", "x"}, map[string]bool{"x": false, "y": false}, []storage.TagChange{{Tag: "x"}, {Tag: "y"}}},
+		{m1, []string{"x", "y"}, map[string]bool{}, nil},
+		{m2, []string{"y", "z"}, map[string]bool{"y": true, "z": false}, []storage.TagChange{{Tag: "y", Previous: m1.Digest}, {Tag: "z"}}},
+		{m2, nil, map[string]bool{}, nil},
+		{m1, []string{"z", "x"}, map[string]bool{"z": true}, []storage.TagChange{{Tag: "z", Previous: m2.Digest}}},
+	} {
+		clear(asked)
+		changes, err := r.PutManifest(context.Background(), "a", test.m, storage.Put{Tags: test.tags, Check: check})
+		if err != nil || !slices.Equal(changes, test.want) {
+			t.Errorf("PutManifest %v = %v, %v, want %v", test.tags, changes, err, test.want)
+		}
+		if !maps.Equal(asked, test.asked) {
+			t.Errorf("Check was asked %v, want %v", asked, test.asked)
+		}
+	}
+	changes, err := r.PutManifest(context.Background(), "a", m2, storage.Put{Tags: []string{"new", "x"}, Check: createOnly})
+	if wantError(t, "PutManifest", err, errTaken); changes != nil {
+		t.Errorf("a refused put changed %v", changes)
+	}
+}
+
 func testSeveralTags(t *testing.T, r *registry) {
 	m1, m2 := r.pushImage("a", "1"), r.pushImage("a", "2")
 	r.put("a", m1, "taken", "x")
 	for _, tags := range [][]string{{"new", "taken"}, {"taken", "new"}, {"new", "x", "newer"}} {
-		err := r.PutManifest(context.Background(), "a", m2, storage.Put{Tags: tags, CreateOnly: true})
-		wantError(t, "PutManifest", err, storage.ErrTagExists)
+		_, err := r.PutManifest(context.Background(), "a", m2, storage.Put{Tags: tags, Check: createOnly})
+		wantError(t, "PutManifest", err, errTaken)
 		for _, tag := range []string{"new", "newer"} {
 			r.wantNoManifest("a", tag, storage.ErrManifestUnknown)
 		}
@@ -220,7 +266,7 @@ func testOtherType(t *testing.T, r *registry) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = r.PutManifest(context.Background(), "a", other, storage.Put{Tags: []string{"docker"}})
+	_, err = r.PutManifest(context.Background(), "a", other, storage.Put{Tags: []string{"docker"}})
 	wantError(t, "PutManifest", err, storage.ErrManifestInvalid)
 	r.wantNoManifest("a", "docker", storage.ErrManifestUnknown)
 	r.wantManifest("a", m.Digest.String(), m)

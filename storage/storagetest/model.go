@@ -186,19 +186,27 @@ func (m *model) putIndex(t *rapid.T) {
 func (m *model) put(t *rapid.T, manifest *storage.Manifest) {
 	name := m.anyRepository.Draw(t, "repository")
 	put := storage.Put{
-		Tags:       rapid.SliceOfN(anyTag, 0, 2).Draw(t, "tags"),
-		CreateOnly: rapid.Bool().Draw(t, "create only"),
-		Sparse:     rapid.SampledFrom([]storage.Sparse{"", storage.SparseIndex, storage.SparseOn, storage.SparseOff}).Draw(t, "sparse"),
+		Tags:   rapid.SliceOfN(anyTag, 0, 2).Draw(t, "tags"),
+		Sparse: rapid.SampledFrom([]storage.Sparse{"", storage.SparseIndex, storage.SparseOn, storage.SparseOff}).Draw(t, "sparse"),
+	}
+	if rapid.Bool().Draw(t, "create only") {
+		put.Check = createOnly
 	}
 	repository := m.repositories[name]
 	if repository == nil {
 		repository = new(modelRepository) // that a refusal does not make
 	}
 	var want error
-	for _, tag := range put.Tags {
-		if current, taken := repository.tags[tag]; put.CreateOnly && taken && current != manifest.Digest {
-			want = storage.ErrTagExists
+	var wantChanges []storage.TagChange
+	for i, tag := range put.Tags {
+		current := repository.tags[tag]
+		if current == manifest.Digest || slices.Contains(put.Tags[:i], tag) {
+			continue
 		}
+		if put.Check != nil && current != "" {
+			want = errTaken
+		}
+		wantChanges = append(wantChanges, storage.TagChange{Tag: tag, Previous: current})
 	}
 	for _, d := range manifest.Required {
 		if put.Sparse != storage.SparseOn && !repository.blobs[d] {
@@ -210,9 +218,13 @@ func (m *model) put(t *rapid.T, manifest *storage.Manifest) {
 			want = storage.ErrManifestBlobUnknown
 		}
 	}
-	expect(t, "PutManifest", m.r.PutManifest(context.Background(), name, manifest, put), want)
+	changes, err := m.r.PutManifest(context.Background(), name, manifest, put)
+	expect(t, "PutManifest", err, want)
 	if want != nil {
 		return
+	}
+	if !slices.Equal(changes, wantChanges) {
+		t.Fatalf("PutManifest changed %v, want %v", changes, wantChanges)
 	}
 	repository = m.repository(name)
 	repository.manifests[manifest.Digest] = manifest

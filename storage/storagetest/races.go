@@ -44,7 +44,7 @@ func raceCreators(t *testing.T, r *registry) {
 		var all []func() error
 		for i := range 2 * n { // each manifest twice
 			all = append(all, func() error {
-				return r.PutManifest(ctx, "a", manifests[i%n], storage.Put{Tags: []string{tag}, CreateOnly: true})
+				return second(r.PutManifest(ctx, "a", manifests[i%n], storage.Put{Tags: []string{tag}, Check: createOnly}))
 			})
 		}
 		won := map[int]bool{}
@@ -53,7 +53,7 @@ func raceCreators(t *testing.T, r *registry) {
 				won[i%n] = true
 				continue
 			}
-			wantError(t, "PutManifest", err, storage.ErrTagExists)
+			wantError(t, "PutManifest", err, errTaken)
 		}
 		if len(won) != 1 {
 			t.Fatalf("%d creators of one tag won", len(won))
@@ -72,20 +72,20 @@ func raceCreators(t *testing.T, r *registry) {
 
 func raceSeveralTags(t *testing.T, r *registry) {
 	m := []*storage.Manifest{r.pushImage("a", "0"), r.pushImage("a", "1")}
-	for _, createOnly := range []bool{false, true} {
+	for _, check := range []func(string, bool) error{nil, createOnly} {
 		for round := range rounds {
-			tags := []string{fmt.Sprintf("x%d-%t", round, createOnly), fmt.Sprintf("y%d-%t", round, createOnly)}
+			tags := []string{fmt.Sprintf("x%d-%t", round, check == nil), fmt.Sprintf("y%d-%t", round, check == nil)}
 			put := func(i int) func() error {
 				order := slices.Clone(tags)
 				if i == 1 {
 					slices.Reverse(order)
 				}
 				return func() error {
-					return r.PutManifest(context.Background(), "a", m[i], storage.Put{Tags: order, CreateOnly: createOnly})
+					return second(r.PutManifest(context.Background(), "a", m[i], storage.Put{Tags: order, Check: check}))
 				}
 			}
 			for _, err := range together(put(0), put(1)) {
-				if err != nil && !(createOnly && errors.Is(err, storage.ErrTagExists)) {
+				if err != nil && (check == nil || !errors.Is(err, errTaken)) {
 					t.Errorf("PutManifest: %v", err)
 				}
 			}
@@ -222,7 +222,7 @@ func racePutAndDeleteBlob(t *testing.T, r *registry) {
 		m := r.pushImage("a", distinct(round))
 		layer := digest.FromString(distinct(round))
 		errs := together(
-			func() error { return r.PutManifest(ctx, "a", m, storage.Put{Tags: []string{"latest"}}) },
+			func() error { return second(r.PutManifest(ctx, "a", m, storage.Put{Tags: []string{"latest"}})) },
 			func() error { return r.DeleteBlob(ctx, "a", layer) },
 		)
 		switch {
@@ -247,7 +247,7 @@ func racePutAndDeleteManifest(t *testing.T, r *registry) {
 		r.put("a", m)
 		tag := fmt.Sprintf("v%d", round)
 		for _, err := range together(
-			func() error { return r.PutManifest(ctx, "a", m, storage.Put{Tags: []string{tag}}) },
+			func() error { return second(r.PutManifest(ctx, "a", m, storage.Put{Tags: []string{tag}})) },
 			func() error { return r.DeleteManifest(ctx, "a", m.Digest) },
 		) {
 			if err != nil {
@@ -274,7 +274,7 @@ func raceDeleteRepository(t *testing.T, r *registry) {
 	for round := range rounds {
 		m := r.pushImage("a", distinct(round))
 		errs := together(
-			func() error { return r.PutManifest(ctx, "a", m, storage.Put{Tags: []string{"latest"}}) },
+			func() error { return second(r.PutManifest(ctx, "a", m, storage.Put{Tags: []string{"latest"}})) },
 			func() error { return r.DeleteRepository(ctx, "a") },
 		)
 		if errs[1] != nil {

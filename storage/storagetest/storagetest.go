@@ -89,7 +89,7 @@ func (r *registry) pushImage(repository string, layers ...string) *storage.Manif
 // put puts a manifest under tags.
 func (r *registry) put(repository string, m *storage.Manifest, tags ...string) {
 	r.t.Helper()
-	if err := r.PutManifest(context.Background(), repository, m, storage.Put{Tags: tags}); err != nil {
+	if _, err := r.PutManifest(context.Background(), repository, m, storage.Put{Tags: tags}); err != nil {
 		r.t.Fatalf("PutManifest: %v", err)
 	}
 }
