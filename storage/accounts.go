@@ -16,6 +16,7 @@ var (
 	ErrSessionUnknown = errors.New("session unknown or expired")
 	ErrKeyUnknown     = errors.New("API key unknown")
 	ErrKeyEnded       = errors.New("API key has ended")
+	ErrTooOld         = errors.New("person signed in anew since the provider was asked")
 )
 
 // keepEnded is how long a key that expired or was revoked is still listed.

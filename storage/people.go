@@ -121,12 +121,8 @@ func (a *Accounts) BeginRefresh(ctx context.Context, p Person, now time.Time) (b
 	return began && err == nil, err
 }
 
-// errAskedAgain ends what an answer would change that is too old: since the provider was
-// asked, the person signed in anew or somebody else asked.
-var errAskedAgain = errors.New("person was asked about again")
-
 // checkAsked returns nil if a person was last asked about at a time, or it is the zero time,
-// which stands for any; else errAskedAgain or ErrPersonUnknown.
+// which stands for any; else ErrTooOld or ErrPersonUnknown.
 func checkAsked(tx Tx, id int64, asked time.Time) error {
 	var last time.Time
 	err := tx.QueryRow(`SELECT asked FROM people WHERE id = $1`, id).Scan(timeColumn{&last})
@@ -134,29 +130,25 @@ func checkAsked(tx Tx, id int64, asked time.Time) error {
 	case errors.Is(err, sql.ErrNoRows):
 		return ErrPersonUnknown
 	case err == nil && !asked.IsZero() && unix(last) != unix(asked):
-		return errAskedAgain
+		return ErrTooOld
 	}
 	return err
 }
 
 // change does something to a person unless an answer is too old for it; see checkAsked.
 func (a *Accounts) change(ctx context.Context, id int64, asked time.Time, do func(tx Tx) error) error {
-	err := a.database.Write(ctx, func(tx Tx) error {
+	return a.database.Write(ctx, func(tx Tx) error {
 		if err := checkAsked(tx, id, asked); err != nil {
 			return err
 		}
 		return do(tx)
 	})
-	if errors.Is(err, errAskedAgain) {
-		return nil
-	}
-	return err
 }
 
 // FinishRefresh records what a provider said of a person, whom it was asked about at the
 // time that BeginRefresh recorded; zero: whenever that was. Without a new refresh token
-// the old one stays. An answer is too old, and changes nothing, if the person was ended
-// or has signed in since.
+// the old one stays. An answer is ErrTooOld, and changes nothing, if the person has signed
+// in since.
 func (a *Accounts) FinishRefresh(ctx context.Context, id int64, asked time.Time, name string, groups []string, refreshToken []byte) error {
 	encoded, err := encodeList(groups)
 	if err != nil {
