@@ -152,11 +152,11 @@ func TestLoadCountsAnswers(t *testing.T) {
 	}))
 	defer server.Close()
 	address := server.Listener.Addr().String()
-	rate, err := loop(t.Context(), address, "/there", 4, 50*time.Millisecond)
+	rate, err := loop(t.Context(), target{address: address, path: "/there"}, 4, 50*time.Millisecond)
 	if err != nil || rate < 4 {
 		t.Errorf("got %v, %v", rate, err)
 	}
-	if _, err := loop(t.Context(), address, "/not-there", 1, 50*time.Millisecond); err == nil {
+	if _, err := loop(t.Context(), target{address: address, path: "/not-there"}, 1, 50*time.Millisecond); err == nil {
 		t.Error("404 is no error")
 	}
 }

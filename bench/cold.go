@@ -133,12 +133,12 @@ func (b *bench) pullWarm(ctx context.Context, p *peer, repository string, round 
 	if round%2 == 1 {
 		slices.Reverse(targets)
 	}
-	for _, target := range targets {
-		rate, err := generate(ctx, p.address, target.path, manifestClients, b.Duration)
+	for _, cached := range targets {
+		rate, err := generate(ctx, target{address: p.address, path: cached.path}, manifestClients, b.Duration)
 		if err != nil {
 			return err
 		}
-		b.results.add("cold", "warm requests/s", target.name, round, rate)
+		b.results.add("cold", "warm requests/s", cached.name, round, rate)
 	}
 	return nil
 }

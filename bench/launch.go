@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -10,7 +11,8 @@ import (
 
 // caddyConfig has the directives of the Caddyfile at the root of the module. The log
 // goes to a file that is not rolled, since compressing what is rolled would be measured
-// too. The second site answers the same manifest from its configuration, and logs and
+// too. Its policy lets everybody do everything, so that what access control costs is in all
+// figures, and clients need no key. The second site answers the same manifest from its configuration, and logs and
 // counts as the first does. CACHE is empty unless what is measured is a cache.
 const caddyConfig = `{
 	admin ADMIN
@@ -25,6 +27,11 @@ http://:PORT {
 		}
 	}
 	metrics /metrics
+	registry_auth {
+		policy ** {
+			anonymous read create update delete
+		}
+	}
 CACHE	registry
 }
 
@@ -89,18 +96,37 @@ func launchCaddy(b *bench, p *peer) (*exec.Cmd, error) {
 	if err := os.WriteFile(filepath.Join(p.dir, "Caddyfile"), []byte(config), 0o644); err != nil {
 		return nil, err
 	}
+	return caddyCommand(b, p, "run")
+}
+
+// caddyCommand runs the registry's program in the folder of a peer.
+func caddyCommand(b *bench, p *peer, args ...string) (*exec.Cmd, error) {
 	server := b.server
 	if p.name == baseline {
 		server = b.base
 	}
-	server, err = filepath.Abs(server)
+	server, err := filepath.Abs(server)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(server, "run")
+	cmd := exec.Command(server, args...)
 	// Its data directory is where the registry's storage is by default.
 	cmd.Env = environ("XDG_DATA_HOME="+filepath.Join(p.dir, "data"), "XDG_CONFIG_HOME="+filepath.Join(p.dir, "config"))
+	cmd.Dir = p.dir
 	return cmd, nil
+}
+
+// makeKey makes an API key of a registry.
+func (b *bench) makeKey(p *peer) (string, error) {
+	cmd, err := caddyCommand(b, p, "registry", "apikey", "create", "--user", "bench", "--group", "admins")
+	if err != nil {
+		return "", err
+	}
+	key, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("making an API key: %w", err)
+	}
+	return strings.TrimSpace(string(key)), nil
 }
 
 // distributionConfig is the one that it ships with, without a password and with the

@@ -15,7 +15,13 @@ import (
 
 // load asks a server for one path again and again, from keep-alive clients, and returns
 // how many answers it got per second.
-type load func(ctx context.Context, address, path string, clients int, duration time.Duration) (float64, error)
+type load func(ctx context.Context, t target, clients int, duration time.Duration) (float64, error)
+
+// target is what a load asks for.
+type target struct {
+	address, path string
+	authorization string // the value of the header, or empty
+}
 
 // findLoad returns the lightest load generator there is, and its name.
 func findLoad() (load, string) {
@@ -27,11 +33,14 @@ func findLoad() (load, string) {
 
 // wrk is a load by the program of this name at path.
 func wrk(path string) load {
-	return func(ctx context.Context, address, target string, clients int, duration time.Duration) (float64, error) {
+	return func(ctx context.Context, t target, clients int, duration time.Duration) (float64, error) {
 		// wrk takes whole seconds.
 		seconds := max(1, int(duration.Round(time.Second).Seconds()))
-		cmd := exec.CommandContext(ctx, path, "-t1", fmt.Sprintf("-c%d", clients), fmt.Sprintf("-d%ds", seconds),
-			"-H", "Accept: "+manifestType, "http://"+address+target)
+		args := []string{"-t1", fmt.Sprintf("-c%d", clients), fmt.Sprintf("-d%ds", seconds), "-H", "Accept: " + manifestType}
+		if t.authorization != "" {
+			args = append(args, "-H", "Authorization: "+t.authorization)
+		}
+		cmd := exec.CommandContext(ctx, path, append(args, "http://"+t.address+t.path)...)
 		output, err := cmd.CombinedOutput()
 		if err != nil {
 			return 0, fmt.Errorf("wrk: %w: %s", err, output)
@@ -64,10 +73,14 @@ func parseWrk(output string) (float64, error) {
 
 // loop is a load without another program. After the first answer it only counts bytes,
 // for the other answers have as many.
-func loop(ctx context.Context, address, path string, clients int, duration time.Duration) (float64, error) {
+func loop(ctx context.Context, t target, clients int, duration time.Duration) (float64, error) {
 	answers := make([]int, clients)
-	took, err := parallel(ctx, clients, address, func(_ context.Context, c *client, i int) error {
-		request := []byte("GET " + path + " HTTP/1.1\r\nHost: " + address + "\r\nAccept: " + manifestType + "\r\n\r\n")
+	header := "Accept: " + manifestType + "\r\n"
+	if t.authorization != "" {
+		header += "Authorization: " + t.authorization + "\r\n"
+	}
+	took, err := parallel(ctx, clients, t.address, func(_ context.Context, c *client, i int) error {
+		request := []byte("GET " + t.path + " HTTP/1.1\r\nHost: " + t.address + "\r\n" + header + "\r\n")
 		if _, err := c.conn.Write(request); err != nil {
 			return err
 		}

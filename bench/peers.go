@@ -20,7 +20,7 @@ import (
 )
 
 // The names of what is measured. respond is a site of the registry's own process, private
-// is a repository of it.
+// is a repository of it, and with a key is what is asked for with an API key.
 const (
 	registry     = "registry"
 	respond      = "respond"
@@ -30,6 +30,7 @@ const (
 	baseline     = "base"   // another build of the registry
 	direct       = "direct" // the upstream of what caches
 	private      = "private"
+	withKey      = "with a key"
 )
 
 // peer is a server in a process of its own, with a folder of its own.
@@ -40,6 +41,7 @@ type peer struct {
 	respond string // the address of Caddy's respond, of the registry
 	admin   string // the address of Caddy's admin API, of the registry; of the upstream's control
 	prefix  string // of the names of cached repositories
+	key     string // an API key of the registry, if there is one
 	cmd     *exec.Cmd
 	done    chan struct{} // closed when the process is gone
 }

@@ -25,12 +25,16 @@ func measureManifests(ctx context.Context, b *bench) error {
 	path := "/v2/pull/manifest/manifests/latest"
 	names := []string{registry, distribution}
 	prepare := func(p *peer) error {
-		return withClient(ctx, p.address, func(c *client) error {
+		err := withClient(ctx, p.address, func(c *client) error {
 			return c.pushImage("pull/manifest", "latest", image)
 		})
+		if err == nil && p.name == registry {
+			p.key, err = b.makeKey(p)
+		}
+		return err
 	}
-	measure := func(name string, p *peer, address string, round int) error {
-		err := withClient(ctx, address, func(c *client) error { return checkManifest(c, path, image.manifest) })
+	measure := func(name string, p *peer, t target, round int) error {
+		err := withClient(ctx, t.address, func(c *client) error { return checkManifest(c, path, image.manifest) })
 		if err != nil {
 			return err
 		}
@@ -38,7 +42,7 @@ func measureManifests(ctx context.Context, b *bench) error {
 		if err != nil {
 			return err
 		}
-		rate, err := generate(ctx, address, path, manifestClients, b.Duration)
+		rate, err := generate(ctx, t, manifestClients, b.Duration)
 		if err != nil {
 			return err
 		}
@@ -51,16 +55,23 @@ func measureManifests(ctx context.Context, b *bench) error {
 		return nil
 	}
 	return b.kept(ctx, names, prepare, func(p *peer, round int) error {
-		sites := []struct{ name, address string }{{p.name, p.address}}
+		type site struct {
+			name string
+			target
+		}
+		sites := []site{{p.name, target{address: p.address, path: path}}}
 		if p.name == registry {
-			// The same process answers the same bytes from its configuration.
-			sites = append(sites, struct{ name, address string }{respond, p.respond})
+			// The same process answers the same bytes from its configuration, and the same
+			// request with an API key.
+			sites = append(sites,
+				site{respond, target{address: p.respond, path: path}},
+				site{withKey, target{address: p.address, path: path, authorization: "Bearer " + p.key}})
 		}
 		if round%2 == 1 {
 			slices.Reverse(sites)
 		}
 		for _, site := range sites {
-			err := b.profiled(ctx, p, site.name+"-manifests", func() error { return measure(site.name, p, site.address, round) })
+			err := b.profiled(ctx, p, site.name+"-manifests", func() error { return measure(site.name, p, site.target, round) })
 			if err != nil {
 				return err
 			}
