@@ -8,12 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
+	"go.uber.org/zap/exp/zapslog"
 
 	"github.com/eblume/caddy-registry/storage"
 	"github.com/eblume/caddy-registry/upstream"
@@ -50,7 +51,11 @@ type App struct {
 	stop     context.CancelFunc // ends what Start began
 	running  sync.WaitGroup     // is that
 
-	names []upstream.Names // of the caches of all sites; set while provisioning
+	audit    *slog.Logger      // takes what is to be answered for later
+	keys     certmagic.Storage // Caddy's own, where the key for secrets is
+	names    []upstream.Names  // of the caches of all sites; set while provisioning
+	auths    []*Auth           // of all sites; set while provisioning
+	handlers []*Handler        // likewise
 
 	mu     sync.Mutex // held while opening and closing
 	opened *openRegistry
@@ -84,6 +89,8 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 func (a *App) Provision(ctx caddy.Context) error {
 	a.logger = ctx.Logger()
 	a.slogger = ctx.Slogger()
+	a.audit = slog.New(zapslog.NewHandler(a.logger.Core(), zapslog.WithName("registry.audit"), zapslog.AddStacktraceAt(noStacktrace)))
+	a.keys = ctx.Storage()
 	if a.StorageRaw == nil {
 		a.StorageRaw = json.RawMessage(`{"module":"filesystem"}`)
 	}
@@ -134,10 +141,27 @@ func (a *App) Start() error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	a.stop = cancel
+	opened.log.use(a.slogger)
+	opened.audit.use(a.audit)
 	a.running.Go(func() { a.expireUploads(ctx, opened.registry) })
 	a.warnOfLibrary(ctx, opened.registry)
+	if len(a.auths) == 0 {
+		for _, handler := range a.handlers {
+			handler.warn()
+		}
+		return nil
+	}
+	secrets, err := opened.secrets(a)
+	if err != nil {
+		return err
+	}
+	a.running.Go(func() { a.keepAccounts(ctx, opened.registry.Accounts()) })
+	a.askProviders(ctx, opened.registry.Accounts(), secrets.sealer)
 	return nil
 }
+
+// noStacktrace is a level that nothing is logged at.
+const noStacktrace = slog.Level(127)
 
 // warnOfLibrary tells if the names that clients most often ask a mirror for are private,
 // since some of them were pushed here before this was one.
@@ -203,6 +227,19 @@ func (a *App) Cleanup() error {
 // called while a configuration is provisioned.
 func (a *App) addNames(names upstream.Names) { a.names = append(a.names, names) }
 
+// addAuth tells of a site's access control. It is called while a configuration is
+// provisioned.
+func (a *App) addAuth(auth *Auth) { a.auths = append(a.auths, auth) }
+
+// candidates returns the repositories that a name may stand for on some site.
+func (a *App) candidates(name string) []string {
+	candidates := []string{name}
+	for _, names := range a.names {
+		candidates = append(candidates, names.Candidates(name)...)
+	}
+	return candidates
+}
+
 // localHosts are the names of this registry that any site knows.
 func (a *App) localHosts() []string {
 	var hosts []string
@@ -218,60 +255,6 @@ func (a *App) key() string {
 
 // pool has the open registries of this process, so that they outlive configurations.
 var pool = caddy.NewUsagePool()
-
-// openRegistry is a registry, what is on its way there, and the socket by which the
-// command line reaches it.
-type openRegistry struct {
-	registry  *storage.Registry
-	transfers *upstream.Transfers
-	pulls     *upstream.Pulls
-	control   *control
-}
-
-// Destruct closes the registry when no configuration uses it any more.
-func (o *openRegistry) Destruct() error {
-	o.transfers.Close()
-	o.pulls.Close()
-	return errors.Join(o.control.close(), o.registry.Close())
-}
-
-// open returns the registry, which is opened if it is not.
-func (a *App) open() (*openRegistry, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.opened != nil {
-		return a.opened, nil
-	}
-	value, _, err := pool.LoadOrNew(a.key(), func() (caddy.Destructor, error) { return a.newRegistry(context.Background()) })
-	if err != nil {
-		return nil, err
-	}
-	a.opened = value.(*openRegistry)
-	return a.opened, nil
-}
-
-func (a *App) newRegistry(ctx context.Context) (_ caddy.Destructor, err error) {
-	blobs, err := a.storage.Open(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("storage: %w", err)
-	}
-	directory := a.storage.Directory()
-	database, err := a.database.Open(ctx, directory)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("database: %w", err), blobs.Close())
-	}
-	registry, err := storage.New(ctx, blobs, database)
-	if err != nil {
-		return nil, errors.Join(err, database.Close(), blobs.Close())
-	}
-	control, err := listenControl(filepath.Join(directory, "control.sock"), registry, a.logger)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("control socket: %w", err), registry.Close())
-	}
-	a.logger.Debug("storage is open", zap.String("storage", a.key()))
-	log := a.slogger
-	return &openRegistry{registry, upstream.NewTransfers(registry, log), upstream.NewPulls(registry, log), control}, nil
-}
 
 // Interface guards
 var (

@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/eblume/caddy-registry/authz"
 	"github.com/eblume/caddy-registry/distribution"
 	"github.com/eblume/caddy-registry/upstream"
 )
@@ -40,7 +41,7 @@ func (c *Cache) Provision(ctx caddy.Context) error {
 		return err
 	}
 	c.names = options.names
-	c.api = &distribution.Handler{Log: ctx.Slogger()}
+	c.api = &distribution.Handler{Log: ctx.Slogger(), Changed: app.auditChange}
 	caches := make([]upstream.Options, 0, len(options.upstreams))
 	for _, o := range options.upstreams {
 		client, err := upstream.NewClient(upstream.Config{
@@ -109,8 +110,16 @@ func (c *Cache) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 	}
 	target, err := distribution.ParsePath(r.URL.EscapedPath())
 	logFields(r, target)
-	if err != nil || target.Repository == "" {
-		c.api.ServeHTTP(w, r)
+	var access distribution.Authorizer
+	if err == nil {
+		access, err = authorizer(r, target, nil)
+	}
+	if err != nil {
+		c.api.Refuse(w, r, err)
+		return nil
+	}
+	if target.Repository == "" {
+		c.api.Serve(w, r, target, c.api.Registry, access)
 		return nil
 	}
 	ns := namespace(r.URL)
@@ -125,7 +134,7 @@ func (c *Cache) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 	if mapped.Upstream == "" {
 		return c.pass(w, r, next)
 	}
-	c.serve(w, r, target, mapped)
+	c.serve(w, r, target, mapped, access)
 	return nil
 }
 
@@ -137,6 +146,9 @@ func (c *Cache) resolveName(r *http.Request, target distribution.Target, ns stri
 		return upstream.Mapped{Repository: name}, err
 	}
 	mapped, err := c.names.Map(target.Repository, ns, r.Host, func(name string) (bool, error) {
+		if c.isClaimed(r, name) {
+			return true, nil
+		}
 		return c.api.Registry.IsOwn(r.Context(), name)
 	})
 	if mapped.ByDefault && r.Method == http.MethodDelete {
@@ -145,8 +157,29 @@ func (c *Cache) resolveName(r *http.Request, target distribution.Target, ns stri
 	return mapped, err
 }
 
+// isClaimed reports whether a name is private before anything was pushed to it: a policy
+// names it, or who asks may make it. Clients look for what they are about to push.
+func (c *Cache) isClaimed(r *http.Request, name string) bool {
+	auth := authOf(r)
+	if auth == nil {
+		return false
+	}
+	if auth.site.Policies.Names(name) {
+		return true
+	}
+	caller, err := callerOf(r, auth)
+	if err != nil || caller.Identity == nil {
+		return false
+	}
+	if _, err := c.names.MapPush(name, "", r.Host); err != nil {
+		return false
+	}
+	// Nothing of that name is here yet, so that it takes more than create to make it.
+	return auth.site.Policies.Decide(caller.Identity, authz.Update, name, "").Allowed
+}
+
 // serve answers from the copy of an upstream's repository, and fetches what it lacks.
-func (c *Cache) serve(w http.ResponseWriter, r *http.Request, target distribution.Target, mapped upstream.Mapped) {
+func (c *Cache) serve(w http.ResponseWriter, r *http.Request, target distribution.Target, mapped upstream.Mapped, access distribution.Authorizer) {
 	target.Repository = mapped.Repository
 	fields := logFields(r, target)
 	view := c.caches[mapped.Upstream].View(mapped, func(result upstream.Result) {
@@ -160,7 +193,7 @@ func (c *Cache) serve(w http.ResponseWriter, r *http.Request, target distributio
 	if target.IsBlob() {
 		defer beGenerous(r)()
 	}
-	c.api.Serve(w, r, target, source{view})
+	c.api.Serve(w, r, target, source{view}, access)
 }
 
 // Variables of a request by which handlers tell each other what is done.

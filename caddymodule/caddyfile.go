@@ -9,9 +9,12 @@ import (
 
 func init() {
 	httpcaddyfile.RegisterGlobalOption("registry", parseGlobalOption)
+	httpcaddyfile.RegisterHandlerDirective("registry_auth", parseAuth)
 	httpcaddyfile.RegisterHandlerDirective("registry_cache", parseCache)
+	httpcaddyfile.RegisterHandlerDirective("registry_ui", parseUI)
 	httpcaddyfile.RegisterHandlerDirective("registry", parseHandler)
-	for _, directive := range []string{"registry_cache", "registry"} {
+	// Each goes right before respond, behind those that went there already.
+	for _, directive := range []string{"registry_auth", "registry_cache", "registry_ui", "registry"} {
 		httpcaddyfile.RegisterDirectiveOrder(directive, httpcaddyfile.Before, "respond")
 	}
 }
@@ -86,9 +89,19 @@ func unmarshalGuest(d *caddyfile.Dispenser, namespace string) ([]byte, error) {
 	return caddyconfig.JSONModuleObject(module, "module", name, nil), nil
 }
 
+func parseAuth(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	auth := new(Auth)
+	return auth, auth.UnmarshalCaddyfile(h.Dispenser)
+}
+
 func parseCache(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	cache := new(Cache)
 	return cache, cache.UnmarshalCaddyfile(h.Dispenser)
+}
+
+func parseUI(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	ui := new(UI)
+	return ui, ui.UnmarshalCaddyfile(h.Dispenser)
 }
 
 func parseHandler(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {

@@ -30,7 +30,7 @@ Looks after the registry that a configuration describes, whether or not a server
 running with it.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.PersistentFlags().StringP("config", "c", "Caddyfile", "Configuration file, a Caddyfile or .json")
-			cmd.AddCommand(statsCommand(), deleteCommand())
+			cmd.AddCommand(statsCommand(), deleteCommand(), keyCommand(), canCommand())
 		},
 	})
 }
@@ -115,9 +115,8 @@ func withControl(run func(ctx context.Context, client *controlClient, args []str
 	}
 }
 
-// loadApp returns the registry app that a configuration file describes; one without
-// the global option has the defaults.
-func loadApp(file string) (*App, error) {
+// loadConfig returns the configuration of a file.
+func loadConfig(file string) (*caddy.Config, error) {
 	config, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w (--config names another file)", err)
@@ -128,9 +127,19 @@ func loadApp(file string) (*App, error) {
 			return nil, fmt.Errorf("configuration: %w", err)
 		}
 	}
-	var parsed caddy.Config
-	if err := json.Unmarshal(config, &parsed); err != nil {
+	parsed := new(caddy.Config)
+	if err := json.Unmarshal(config, parsed); err != nil {
 		return nil, fmt.Errorf("configuration %s: %w", file, err)
+	}
+	return parsed, nil
+}
+
+// loadApp returns the registry app that a configuration file describes; one without
+// the global option has the defaults.
+func loadApp(file string) (*App, error) {
+	parsed, err := loadConfig(file)
+	if err != nil {
+		return nil, err
 	}
 	raw := parsed.AppsRaw["registry"]
 	if raw == nil {

@@ -1,18 +1,19 @@
 package caddymodule
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 
-	"go.uber.org/zap"
-
+	"github.com/eblume/caddy-registry/distribution"
 	"github.com/eblume/caddy-registry/storage"
 )
 
@@ -29,7 +30,7 @@ const maxSocketPath = 100
 
 // listenControl serves the registry's control on a socket at path. Where a path is too
 // long for a socket it is a link to a socket in the system's folder for temporary files.
-func listenControl(path string, registry *storage.Registry, logger *zap.Logger) (*control, error) {
+func listenControl(path string, registry *storage.Registry, log, audit *slog.Logger) (*control, error) {
 	c := &control{path: path}
 	// The storage is locked, so what is there is left from a process that was killed.
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -51,10 +52,10 @@ func listenControl(path string, registry *storage.Registry, logger *zap.Logger) 
 	if err != nil {
 		return nil, err
 	}
-	c.server = &http.Server{Handler: controlHandler(registry)}
+	c.server = &http.Server{Handler: controlHandler(registry, audit)}
 	go func() {
 		if err := c.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			logger.Error("control socket", zap.Error(err))
+			log.Error("control socket", "error", err)
 		}
 	}()
 	return c, nil
@@ -78,15 +79,21 @@ func dialControl(ctx context.Context, path string) (net.Conn, error) {
 }
 
 // controlHandler does what commands ask for. Errors are plain text of one line.
-func controlHandler(registry *storage.Registry) http.Handler {
+func controlHandler(registry *storage.Registry, audit *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, r *http.Request) {
 		stats, err := registry.Stats(r.Context())
 		answerControl(w, stats, err)
 	})
 	mux.HandleFunc("DELETE /content", func(w http.ResponseWriter, r *http.Request) {
-		answerControl(w, struct{}{}, deleteContent(r.Context(), registry, r.FormValue("repository"), r.FormValue("reference")))
+		repository, reference := r.FormValue("repository"), r.FormValue("reference")
+		err := deleteContent(r.Context(), registry, repository, reference)
+		if err == nil {
+			audit.InfoContext(r.Context(), string(distribution.Deleted), "repository", repository, "reference", reference, "by", "command")
+		}
+		answerControl(w, struct{}{}, err)
 	})
+	addKeyControl(mux, registry.Accounts(), audit)
 	return mux
 }
 
@@ -142,9 +149,21 @@ func newControlClient(ctx context.Context, app *App) (*controlClient, error) {
 	return client, nil
 }
 
-// do makes one request and decodes its answer.
+// do makes a request without a body and decodes its answer.
 func (c *controlClient) do(ctx context.Context, method, path string, answer any) error {
-	req, err := http.NewRequestWithContext(ctx, method, "http://control"+path, nil)
+	return c.send(ctx, method, path, nil, answer)
+}
+
+// send makes one request and decodes its answer. Without a body, which is sent as JSON,
+// that is nil.
+func (c *controlClient) send(ctx context.Context, method, path string, body, answer any) error {
+	var content bytes.Buffer
+	if body != nil {
+		if err := json.NewEncoder(&content).Encode(body); err != nil {
+			return err
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://control"+path, &content)
 	if err != nil {
 		return err
 	}

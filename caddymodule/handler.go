@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +27,7 @@ type Handler struct {
 	app  *App
 	api  *distribution.Handler
 	open func() error // once; sets the api's registry
+	warn func()       // once; tells that nothing guards this
 }
 
 // CaddyModule returns the Caddy module information.
@@ -41,7 +43,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	registry := app.(*App)
 	h.app = registry
-	h.api = &distribution.Handler{Sparse: storage.Sparse(registry.Sparse), Log: ctx.Slogger()}
+	h.api = &distribution.Handler{Sparse: storage.Sparse(registry.Sparse), Log: ctx.Slogger(), Changed: registry.auditChange}
 	// Servers may be started before the app is.
 	h.open = sync.OnceValue(func() error {
 		opened, err := registry.open()
@@ -50,7 +52,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		}
 		return err
 	})
-	ctx.Logger().Warn("there is no access control here: whoever can reach this server may pull, push and delete")
+	h.warn = sync.OnceFunc(func() {
+		ctx.Logger().Warn("there is no access control on a site: whoever can reach it may pull, push and delete")
+	})
+	registry.handlers = append(registry.handlers, h)
 	return nil
 }
 
@@ -66,14 +71,21 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if err == nil && target.Repository != "" {
 		err = h.checkName(w, r, target)
 	}
+	var access distribution.Authorizer
+	if err == nil {
+		access, err = authorizer(r, target, h.captures(r))
+	}
 	if err != nil {
 		h.api.Refuse(w, r, err)
 		return nil
 	}
+	if access == distribution.Everything {
+		h.warn()
+	}
 	if target.IsBlob() || target.IsUpload() {
 		defer beGenerous(r)()
 	}
-	h.api.Serve(w, r, target, h.api.Registry)
+	h.api.Serve(w, r, target, h.api.Registry, access)
 	return nil
 }
 
@@ -103,6 +115,27 @@ func (h *Handler) checkName(w http.ResponseWriter, r *http.Request, target distr
 	}
 	w.Header()["Oci-Namespace"] = []string{ns}
 	return nil
+}
+
+// captures returns what reports whether a push would take a name from an upstream's: one
+// that some site's cache looks for in its default upstream, as long as nothing says that
+// it is this registry's own. It is nil where no site does that.
+func (h *Handler) captures(r *http.Request) func(repository string) (bool, error) {
+	if !slices.ContainsFunc(h.app.names, func(names upstream.Names) bool { return names.Default != "" }) {
+		return nil
+	}
+	return func(repository string) (bool, error) {
+		if !slices.ContainsFunc(h.app.names, func(names upstream.Names) bool {
+			return names.Default != "" && !names.Private.Match(repository)
+		}) {
+			return false, nil
+		}
+		if slices.ContainsFunc(h.app.auths, func(auth *Auth) bool { return auth.site.Policies.Names(repository) }) {
+			return false, nil
+		}
+		own, err := h.api.Registry.IsOwn(r.Context(), repository)
+		return !own, err
+	}
 }
 
 const (

@@ -1,0 +1,104 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/eblume/caddy-registry/authn"
+	"github.com/eblume/caddy-registry/storage"
+	"github.com/eblume/caddy-registry/upstream"
+)
+
+// openRegistry is a registry, what is on its way there, and the socket by which the
+// command line reaches it.
+type openRegistry struct {
+	registry  *storage.Registry
+	transfers *upstream.Transfers
+	pulls     *upstream.Pulls
+	control   *control
+	throttle  *authn.Throttle
+	once      *authn.Once
+	log       *liveLog
+	audit     *liveLog
+
+	mu      sync.Mutex
+	guarded *secrets // nil as long as nothing needs them
+}
+
+// secrets returns what encrypts and makes tokens.
+func (o *openRegistry) secrets(a *App) (*secrets, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.guarded == nil {
+		secrets, err := newSecrets(context.Background(), a.keys, o.registry.Accounts(), slog.New(o.log))
+		if err != nil {
+			return nil, err
+		}
+		o.guarded = secrets
+	}
+	return o.guarded, nil
+}
+
+// Destruct closes the registry when no configuration uses it any more.
+func (o *openRegistry) Destruct() error {
+	o.transfers.Close()
+	o.pulls.Close()
+	flushed := o.registry.Accounts().FlushUsed(context.Background())
+	return errors.Join(flushed, o.control.close(), o.registry.Close())
+}
+
+// open returns the registry, which is opened if it is not.
+func (a *App) open() (*openRegistry, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.opened != nil {
+		return a.opened, nil
+	}
+	value, _, err := pool.LoadOrNew(a.key(), func() (caddy.Destructor, error) { return a.newRegistry(context.Background()) })
+	if err != nil {
+		return nil, err
+	}
+	a.opened = value.(*openRegistry)
+	return a.opened, nil
+}
+
+func (a *App) newRegistry(ctx context.Context) (_ caddy.Destructor, err error) {
+	blobs, err := a.storage.Open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("storage: %w", err)
+	}
+	directory := a.storage.Directory()
+	database, err := a.database.Open(ctx, directory)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("database: %w", err), blobs.Close())
+	}
+	registry, err := storage.New(ctx, blobs, database)
+	if err != nil {
+		return nil, errors.Join(err, database.Close(), blobs.Close())
+	}
+	live := newLiveLog(a.slogger)
+	audit := newLiveLog(a.audit)
+	log := slog.New(live)
+	control, err := listenControl(filepath.Join(directory, "control.sock"), registry, log, slog.New(audit))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("control socket: %w", err), registry.Close())
+	}
+	a.logger.Debug("storage is open", zap.String("storage", a.key()))
+	return &openRegistry{
+		registry:  registry,
+		transfers: upstream.NewTransfers(registry, log),
+		pulls:     upstream.NewPulls(registry, log),
+		control:   control,
+		throttle:  authn.NewThrottle(),
+		once:      authn.NewOnce(),
+		log:       live,
+		audit:     audit,
+	}, nil
+}
