@@ -26,12 +26,12 @@ func TestEveryOptionIsDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, id := range []string{"registry", "registry.storage.filesystem", "registry.database.sqlite", "http.handlers.registry", "http.handlers.registry_cache"} {
+	for _, id := range []string{"registry", "registry.storage.filesystem", "registry.database.sqlite", "http.handlers.registry", "http.handlers.registry_auth", "http.handlers.registry_cache", "http.handlers.registry_ui"} {
 		if !strings.Contains(string(page), "## `"+id+"`\n") {
 			t.Errorf("module %s is missing", id)
 		}
 	}
-	for _, path := range []string{"upstreams", "upstreams.fresh"} {
+	for _, path := range []string{"upstreams", "upstreams.fresh", "oidc", "workload_identities", "workload_identities.match", "policies", "policies.rules"} {
 		if !strings.Contains(string(page), "\n### Each of `"+path+"`\n") {
 			t.Errorf("the options of %s are missing", path)
 		}
