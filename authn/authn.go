@@ -187,6 +187,25 @@ func (s *Site) identifyToken(ctx context.Context, token *Token) (*Caller, error)
 	return &Caller{Token: token}, nil
 }
 
+// checkOwner reports why a key's owner is nobody here: another site's provider or workload
+// identity knows them, or one that was.
+func (s *Site) checkOwner(key *storage.APIKey) error {
+	switch {
+	case key.Person != 0 && !s.knowsPeopleOf(key.Issuer):
+		return badCredentials("revoked", "the API key is of somebody whom %s knows, which is asked about nobody here", key.Issuer)
+	case key.Job != "":
+		if issuer := s.jobIssuer(key.Job); issuer == nil || issuer.Version() != key.JobVersion {
+			return badCredentials("revoked", "the API key was made by a job of %s, which is not here or not what it was", key.Job)
+		}
+	}
+	return nil
+}
+
+// knowsPeopleOf reports whether people sign in here at an issuer.
+func (s *Site) knowsPeopleOf(issuer string) bool {
+	return slices.ContainsFunc(s.Providers, func(p Provider) bool { return p.Issuer() == issuer })
+}
+
 // jobIssuer returns the workload identity of a name, or nil.
 func (s *Site) jobIssuer(name string) *job.Issuer {
 	i := slices.IndexFunc(s.Jobs, func(issuer *job.Issuer) bool { return issuer.Name() == name })
@@ -220,8 +239,8 @@ func (s *Site) keyCaller(key *storage.APIKey) (*Caller, error) {
 	if key.Ended(now) {
 		return nil, badCredentials("expired", "the API key expired on %s", day(key.Expires))
 	}
-	if key.Job != "" && s.jobIssuer(key.Job) == nil {
-		return nil, badCredentials("revoked", "the API key was made by a job of %s, whose jobs are not taken here", key.Job)
+	if err := s.checkOwner(key); err != nil {
+		return nil, err
 	}
 	identity := &authz.Identity{Name: key.Owner, Groups: key.Groups}
 	if len(key.Scopes) > 0 {

@@ -71,7 +71,7 @@ func (s *Site) MakeKey(r *http.Request, caller *Caller, wanted KeyRequest) (key 
 	longest := s.Keys.MaxLifetime
 	switch {
 	case caller.Key == nil && caller.Token == nil && caller.Job != nil:
-		key.Job, key.Owner, key.Groups = caller.Job.Name(), caller.Name, caller.Groups
+		key.Job, key.JobVersion, key.Owner, key.Groups = caller.Job.Name(), caller.Job.Version(), caller.Name, caller.Groups
 		longest = min(longest, jobKeyLifetime)
 	default:
 		if key.Person, err = caller.person(); err != nil {

@@ -56,6 +56,9 @@ func (s *Site) identifySession(r *http.Request) (*Caller, error) {
 		return caller, nil
 	}
 	person := session.Person
+	if !s.knowsPeopleOf(person.Issuer) {
+		return anonymous, nil
+	}
 	return &Caller{Identity: &authz.Identity{Name: person.Name, Groups: person.Groups}, Session: session}, nil
 }
 

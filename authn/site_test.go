@@ -17,6 +17,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/eblume/caddy-registry/authn/oidc"
 	"github.com/eblume/caddy-registry/authz"
 	"github.com/eblume/caddy-registry/storage"
 	"github.com/eblume/caddy-registry/storage/sqlite"
@@ -94,11 +95,17 @@ var sitePolicies = authz.Policies{
 	}},
 }
 
+// testIssuer is that of a provider which is never asked.
+const testIssuer = "https://idp.test"
+
 // signIn begins a session as a provider's answer does, and returns its cookie.
 func (s *site) signIn(name string, groups ...string) string {
 	s.t.Helper()
+	if !s.knowsPeopleOf(testIssuer) {
+		s.Providers = append(s.Providers, Provider{Provider: oidc.NewProvider(oidc.Config{Name: "unasked", Issuer: testIssuer, ClientID: "idp"})})
+	}
 	secret, now := newSecret(), time.Now()
-	person := storage.Person{Issuer: "https://idp.test", Subject: "id-" + name, ClientID: "idp", Name: name, Groups: groups}
+	person := storage.Person{Issuer: testIssuer, Subject: "id-" + name, ClientID: "idp", Name: name, Groups: groups}
 	_, err := s.Accounts.SignIn(context.Background(), person, sha256.Sum256([]byte(secret)), storage.Session{Created: now, Expires: now.Add(sessionLifetime)})
 	if err != nil {
 		s.t.Fatal(err)

@@ -116,8 +116,16 @@ func TestAJobsKeyEndsWithItsWorkloadIdentity(t *testing.T) {
 	if caller := s.whoHas(basic("ci:eblume/app", text)...); caller.Name != "ci:eblume/app" || caller.Key == nil || caller.Job != nil {
 		t.Errorf("%+v", caller)
 	}
-	s.Jobs = nil
-	s.wantRefused("revoked", "made by a job of forgejo, whose jobs are not taken here", bearer(text)...)
+	for name, jobs := range map[string][]*job.Issuer{
+		"others are let in":   {ci.issuer(t, "forgejo", "eblume/other")},
+		"it has another name": {ci.issuer(t, "renamed", "eblume/*")},
+		"it is gone":          nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s.Jobs = jobs
+			s.wantRefused("revoked", "made by a job of forgejo, which is not here or not what it was", bearer(text)...)
+		})
+	}
 }
 
 func TestATokenLastsNoLongerThanTheJobsOwn(t *testing.T) {

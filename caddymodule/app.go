@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -238,6 +239,11 @@ func (a *App) candidates(name string) []string {
 		candidates = append(candidates, names.Candidates(name)...)
 	}
 	return candidates
+}
+
+// isNamedByPolicy reports whether a policy of some site names a repository.
+func (a *App) isNamedByPolicy(repository string) bool {
+	return slices.ContainsFunc(a.auths, func(auth *Auth) bool { return auth.site.Policies.Names(repository) })
 }
 
 // localHosts are the names of this registry that any site knows.

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -19,11 +20,12 @@ func checkUnlessPlaceholder(value string, check func(string) error) error {
 
 // unmarshalArg reads an option's one argument, and checks it if that can be done yet.
 func unmarshalArg(d *caddyfile.Dispenser, value *string, check func(string) error) error {
+	option := d.Val()
 	if !d.AllArgs(value) || *value == "" {
 		return d.ArgErr()
 	}
 	if err := checkUnlessPlaceholder(*value, check); err != nil {
-		return d.WrapErr(err)
+		return d.WrapErr(fmt.Errorf("%s: %w", option, err))
 	}
 	return nil
 }

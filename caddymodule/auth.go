@@ -61,7 +61,7 @@ func (a *Auth) Provision(ctx caddy.Context) error {
 		a.site.Providers = append(a.site.Providers, authn.Provider{
 			Provider: oidc.NewProvider(oidc.Config{
 				Name: o.name, Issuer: o.issuer, ClientID: o.clientID, ClientSecret: o.clientSecret, Scopes: o.scopes,
-				UsernameClaim: o.usernameClaim, GroupsClaim: o.groupsClaim, Prefix: o.prefix, Log: log,
+				UsernameClaim: o.usernameClaim, GroupsClaim: o.groupsClaim, Prefix: o.prefix, Reserved: options.prefixesBut(o.prefix), Log: log,
 			}),
 			CallbackPath: o.callbackPath,
 			Refresh:      o.refresh,

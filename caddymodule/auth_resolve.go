@@ -231,6 +231,17 @@ func (o *oidcOptions) checkBeside(above []oidcOptions) error {
 	return nil
 }
 
+// prefixesBut returns the prefixes of the providers that have another.
+func (o *authOptions) prefixesBut(prefix string) []string {
+	var others []string
+	for i := range o.providers {
+		if other := o.providers[i].prefix; other != "" && other != prefix {
+			others = append(others, other)
+		}
+	}
+	return others
+}
+
 // checkPrefix reports why text cannot be put before names.
 func checkPrefix(text string) error { return authn.CheckUser(text + "name") }
 

@@ -36,6 +36,7 @@ func (c *Cache) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("registry app: %w", err)
 	}
 	app := module.(*App)
+	c.app = app
 	app.addNames(options.names)
 	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return err
@@ -160,12 +161,12 @@ func (c *Cache) resolveName(r *http.Request, target distribution.Target, ns stri
 // isClaimed reports whether a name is private before anything was pushed to it: a policy
 // names it, or who asks may make it. Clients look for what they are about to push.
 func (c *Cache) isClaimed(r *http.Request, name string) bool {
+	if c.app.isNamedByPolicy(name) {
+		return true
+	}
 	auth := authOf(r)
 	if auth == nil {
 		return false
-	}
-	if auth.site.Policies.Names(name) {
-		return true
 	}
 	caller, err := callerOf(r, auth)
 	if err != nil || caller.Identity == nil {

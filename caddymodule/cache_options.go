@@ -53,6 +53,7 @@ type Cache struct {
 
 	names   upstream.Names
 	clients []*upstream.Client
+	app     *App
 	api     *distribution.Handler
 	open    func() error // once; sets the api's registry and the following
 	caches  map[string]*upstream.Cache

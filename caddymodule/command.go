@@ -31,8 +31,18 @@ running with it.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.PersistentFlags().StringP("config", "c", "Caddyfile", "Configuration file, a Caddyfile or .json")
 			cmd.AddCommand(statsCommand(), deleteCommand(), keyCommand(), canCommand())
+			beBrief(cmd)
 		},
 	})
+}
+
+// beBrief lets a command and those below it say what is wrong in one line, without how
+// they are used.
+func beBrief(cmd *cobra.Command) {
+	cmd.SilenceUsage = true
+	for _, child := range cmd.Commands() {
+		beBrief(child)
+	}
 }
 
 func statsCommand() *cobra.Command {
@@ -94,7 +104,6 @@ func splitReference(s string) (repository, reference string, err error) {
 // withControl makes a command of what it asks of the registry that --config describes.
 func withControl(run func(ctx context.Context, client *controlClient, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) (err error) {
-		cmd.SilenceUsage = true // the arguments were right
 		config, err := cmd.Flags().GetString("config")
 		if err != nil {
 			return err

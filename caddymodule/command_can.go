@@ -35,7 +35,6 @@ the configuration is asked: neither who there is nor what is stored.`,
 	groups := cmd.Flags().StringArray("group", nil, "Group of the user; may be repeated")
 	host := cmd.Flags().String("site", "", "Host name of the site, if several have policies")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		cmd.SilenceUsage = true // the arguments were right
 		file, err := cmd.Flags().GetString("config")
 		if err != nil {
 			return err
@@ -89,19 +88,13 @@ func (g *guarded) decide(who *authz.Identity, word, target string) (allowed bool
 	if err != nil {
 		return false, "", err
 	}
-	name, tag, err := splitReference(target)
+	name, tag, err := splitTarget(target, action)
 	if err != nil {
-		return false, "", err
-	}
-	if err := storage.CheckName(name); err != nil {
 		return false, "", err
 	}
 	policies, err := resolvePolicies(g.auth.Policies)
 	if err != nil {
 		return false, "", err
-	}
-	if tag == "" && action != authz.Delete {
-		tag = authz.AnyTag
 	}
 	repository, err := g.mapName(name, action)
 	if err != nil {
@@ -109,6 +102,30 @@ func (g *guarded) decide(who *authz.Identity, word, target string) (allowed bool
 	}
 	decision := policies.Decide(who, action, repository, tag)
 	return decision.Allowed, decision.String(), nil
+}
+
+// splitTarget returns the repository and the tag that an action is about, as the server has
+// it: what is deleted by digest, or whole, goes from under all tags, and anything else that
+// names no tag is about some tag.
+func splitTarget(target string, action authz.Action) (name, tag string, err error) {
+	name, reference, err := splitReference(target)
+	if err != nil {
+		return "", "", err
+	}
+	if err := storage.CheckName(name); err != nil {
+		return "", "", err
+	}
+	if reference != "" {
+		ref, err := storage.ParseReference(reference)
+		if err != nil {
+			return "", "", err
+		}
+		tag = ref.Tag
+	}
+	if tag == "" && action != authz.Delete {
+		tag = authz.AnyTag
+	}
+	return name, tag, nil
 }
 
 // mapName returns the repository that a name means if it is an upstream's or this

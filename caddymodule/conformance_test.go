@@ -24,29 +24,43 @@ func TestConformance(t *testing.T) {
 	}
 	for _, version := range []string{"1.1", "dev"} {
 		t.Run(version, func(t *testing.T) {
-			port, results := freePort(t), t.TempDir()
+			port := freePort(t)
 			run(t, global(t.TempDir(), "sparse on")+fmt.Sprintf("http://127.0.0.1:%d {\n\tregistry\n}", port))
-			cmd := exec.Command(suite)
-			cmd.Dir = results
-			cmd.Env = append(os.Environ(),
-				fmt.Sprintf("OCI_REGISTRY=127.0.0.1:%d", port),
-				"OCI_TLS=disabled",
-				"OCI_VERSION="+version,
-				"OCI_RESULTS_DIR="+results,
-				"OCI_DATA_SPARSE=true",
-				"OCI_API_BLOBS_DIGEST_HEADER=true",
-				"OCI_API_BLOBS_UPLOAD_CANCEL=true",
-				"OCI_API_MANIFESTS_DIGEST_HEADER=true",
-				"OCI_API_MANIFESTS_TAG_PARAM=true",
-			)
-			out, err := cmd.CombinedOutput()
-			if err != nil {
-				t.Errorf("%v\n%s", err, out)
-			}
-			checkCounts(t, string(out))
-			checkJUnit(t, filepath.Join(results, "junit.xml"))
+			runConformance(t, suite, fmt.Sprintf("127.0.0.1:%d", port), "OCI_VERSION="+version)
 		})
 	}
+	// What it asks for it asks with a token that it fetches by its key.
+	t.Run("dev with access control", func(t *testing.T) {
+		g := newGuarded(t)
+		g.sparse = "sparse on"
+		g.run("policy conformance/** {\nuser suite read create update delete\n}")
+		runConformance(t, suite, g.host, "OCI_VERSION=dev",
+			"OCI_USERNAME=suite", "OCI_PASSWORD="+g.key("suite"), "OCI_REPO1=conformance/repo1", "OCI_REPO2=conformance/repo2")
+	})
+}
+
+// runConformance runs the suite against a registry.
+func runConformance(t *testing.T, suite, host string, settings ...string) {
+	t.Helper()
+	results := t.TempDir()
+	cmd := exec.Command(suite)
+	cmd.Dir = results
+	cmd.Env = append(append(os.Environ(),
+		"OCI_REGISTRY="+host,
+		"OCI_TLS=disabled",
+		"OCI_RESULTS_DIR="+results,
+		"OCI_DATA_SPARSE=true",
+		"OCI_API_BLOBS_DIGEST_HEADER=true",
+		"OCI_API_BLOBS_UPLOAD_CANCEL=true",
+		"OCI_API_MANIFESTS_DIGEST_HEADER=true",
+		"OCI_API_MANIFESTS_TAG_PARAM=true",
+	), settings...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	checkCounts(t, string(out))
+	checkJUnit(t, filepath.Join(results, "junit.xml"))
 }
 
 // checkCounts reads the suite's summary: it passes with tests that it skipped, which is

@@ -130,7 +130,7 @@ func (h *Handler) captures(r *http.Request) func(repository string) (bool, error
 		}) {
 			return false, nil
 		}
-		if slices.ContainsFunc(h.app.auths, func(auth *Auth) bool { return auth.site.Policies.Names(repository) }) {
+		if h.app.isNamedByPolicy(repository) {
 			return false, nil
 		}
 		own, err := h.api.Registry.IsOwn(r.Context(), repository)

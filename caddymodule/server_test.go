@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -31,6 +32,7 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 	}
+	caddy.DefaultStorage.Path = caddy.AppDataDir() // which was the user's when Caddy was initialized
 	code := m.Run()
 	if err := os.RemoveAll(dir); err != nil {
 		panic(err)
@@ -68,15 +70,25 @@ func run(t *testing.T, caddyfile string) {
 	})
 }
 
-// freePort returns a port that nothing listens on.
+// givenPorts are those that freePort gave.
+var givenPorts sync.Map
+
+// freePort returns a port that nothing listens on, and that it gave to no other test.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := l.Addr().(*net.TCPAddr).Port
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, given := givenPorts.LoadOrStore(port, true); !given {
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // global returns the global options of a test's server.

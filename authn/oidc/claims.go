@@ -31,8 +31,18 @@ func (p *Provider) describe(c claims) (name string, groups []string, err error) 
 	if name, err = readName(c, p.config.UsernameClaim, p.config.Prefix); err != nil {
 		return "", nil, err
 	}
-	groups, err = readGroups(c, p.config.GroupsClaim, p.config.Prefix)
-	return name, groups, err
+	if p.isReserved(name) {
+		return "", nil, fmt.Errorf("the claim %s is %q, which begins like the names of another provider", p.config.UsernameClaim, brief(name))
+	}
+	if groups, err = readGroups(c, p.config.GroupsClaim, p.config.Prefix); err != nil {
+		return "", nil, err
+	}
+	return name, slices.DeleteFunc(groups, p.isReserved), nil
+}
+
+// isReserved reports whether a name or group would be taken for another provider's.
+func (p *Provider) isReserved(name string) bool {
+	return slices.ContainsFunc(p.config.Reserved, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 
 // readName reads a name, which with the prefix must be one that can be the user of Basic

@@ -127,3 +127,20 @@ func FuzzBrief(f *testing.F) {
 		}
 	})
 }
+
+// TestNamesThatBeginLikeAnotherProvidersAreNotTaken: a prefix tells providers apart only if
+// nobody of another can have a name that begins with it.
+func TestNamesThatBeginLikeAnotherProvidersAreNotTaken(t *testing.T) {
+	p := NewProvider(Config{UsernameClaim: "name", GroupsClaim: "groups", Reserved: []string{"two-", "three."}})
+	groups := json.RawMessage(`["two-admins", "users", "two", "three.x"]`)
+	for name, taken := range map[string]bool{"two-alice": false, "three.": false, "two": true, "alice-two-": true} {
+		got, left, err := p.describe(claims{"name": json.RawMessage(`"` + name + `"`), "groups": groups})
+		if (err == nil) != taken || taken && (got != name || strings.Join(left, " ") != "two users") {
+			t.Errorf("%s: %q, %v, %v", name, got, left, err)
+		}
+	}
+	own := NewProvider(Config{UsernameClaim: "name", GroupsClaim: "groups", Prefix: "two-", Reserved: []string{"three."}})
+	if got, _, err := own.describe(claims{"name": json.RawMessage(`"alice"`)}); err != nil || got != "two-alice" {
+		t.Errorf("%q, %v", got, err)
+	}
+}

@@ -42,6 +42,9 @@ type Config struct {
 	UsernameClaim, GroupsClaim string
 	// Prefix is put before names and groups, so that they are no other provider's.
 	Prefix string
+	// Reserved are the prefixes of other providers. Whoever's name begins with one does not
+	// sign in, and such groups are left out.
+	Reserved []string
 	// Client sends the requests; nil: one with time-outs of its own.
 	Client *http.Client
 	// Log is told when the provider cannot be used, and when it can again; nil: nobody is.

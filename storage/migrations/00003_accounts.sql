@@ -24,6 +24,7 @@ CREATE TABLE api_keys (
 	groups    TEXT NOT NULL,   -- JSON array
 	scopes    TEXT NOT NULL,   -- JSON array
 	job       TEXT NOT NULL,   -- the workload identity that made it, or ''
+	job_version TEXT NOT NULL, -- of that workload identity's configuration, or ''
 	created   BIGINT NOT NULL,
 	expires   BIGINT NOT NULL, -- 0: never
 	used      BIGINT NOT NULL, -- when last; 0: never

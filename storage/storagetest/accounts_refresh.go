@@ -201,7 +201,7 @@ func testForgetRefresh(t *testing.T, r *registry) {
 			t.Errorf("Person is %+v, want %+v without a refresh token", got, person)
 		}
 	}
-	key.Owner, key.Groups = p.Name, p.Groups
+	key.Owner, key.Groups, key.Issuer = p.Name, p.Groups, issuer
 	r.wantKey(key)
 	r.wantSessionOf("secret", person.ID)
 	r.wantSessionBy("key's", "key")

@@ -56,7 +56,7 @@ func testSession(t *testing.T, r *registry) {
 		for secret, s := range want {
 			if key, ok := keys[secret]; ok {
 				if key.LastUsed = (time.Time{}); key.Person != 0 {
-					key.Owner, key.Groups = p.Name, p.Groups
+					key.Owner, key.Groups, key.Issuer = p.Name, p.Groups, issuer
 				}
 				s.Key = &key
 			} else {
