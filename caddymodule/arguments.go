@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -26,6 +27,22 @@ func unmarshalArg(d *caddyfile.Dispenser, value *string, check func(string) erro
 	}
 	if err := checkUnlessPlaceholder(*value, check); err != nil {
 		return d.WrapErr(fmt.Errorf("%s: %w", option, err))
+	}
+	return nil
+}
+
+// unmarshalOptions reads a block's options, each of them once unless it is one of several.
+func unmarshalOptions(d *caddyfile.Dispenser, read func(option string) error, several ...string) error {
+	seen := make(map[string]bool)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		option := d.Val()
+		if seen[option] && !slices.Contains(several, option) {
+			return d.Errf("%s is given twice", option)
+		}
+		seen[option] = true
+		if err := read(option); err != nil {
+			return err
+		}
 	}
 	return nil
 }

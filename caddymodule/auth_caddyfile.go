@@ -51,35 +51,23 @@ func (a *Auth) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	seen := make(map[string]bool)
-	for d.NextBlock(0) {
-		option := d.Val()
-		if seen[option] && (option == "api_keys" || option == "public_url") {
-			return d.Errf("%s is given twice", option)
-		}
-		seen[option] = true
-		var err error
+	return unmarshalOptions(d, func(option string) error {
 		switch option {
 		case "oidc":
-			err = a.unmarshalOIDC(d)
+			return a.unmarshalOIDC(d)
 		case "workload_identity":
-			err = a.unmarshalWorkloadIdentity(d)
+			return a.unmarshalWorkloadIdentity(d)
 		case "api_keys":
-			err = a.APIKeys.UnmarshalCaddyfile(d)
+			return a.APIKeys.UnmarshalCaddyfile(d)
 		case "policy":
-			err = a.unmarshalPolicy(d)
+			return a.unmarshalPolicy(d)
 		case "admins":
-			err = a.unmarshalAdmin(d)
+			return a.unmarshalAdmin(d)
 		case "public_url":
-			err = unmarshalArg(d, &a.PublicURL, checkPublicURL)
-		default:
-			return d.Errf("unrecognized option %q", option)
+			return unmarshalArg(d, &a.PublicURL, checkPublicURL)
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return d.Errf("unrecognized option %q", option)
+	}, "oidc", "workload_identity", "policy", "admins")
 }
 
 // unmarshalAuthName reads the name of a provider or workload identity.
@@ -100,16 +88,8 @@ func (a *Auth) unmarshalOIDC(d *caddyfile.Dispenser) (err error) {
 	if p.Name, err = a.unmarshalAuthName(d); err != nil {
 		return err
 	}
-	seen := make(map[string]bool)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		option := d.Val()
-		if seen[option] {
-			return d.Errf("%s is given twice", option)
-		}
-		seen[option] = true
-		if err := p.unmarshalOption(d); err != nil {
-			return err
-		}
+	if err := unmarshalOptions(d, func(string) error { return p.unmarshalOption(d) }); err != nil {
+		return err
 	}
 	if err := p.checkNeeded(); err != nil {
 		return line.WrapErr(err)
@@ -168,16 +148,8 @@ func (a *Auth) unmarshalWorkloadIdentity(d *caddyfile.Dispenser) (err error) {
 	if w.Name, err = a.unmarshalAuthName(d); err != nil {
 		return err
 	}
-	seen := make(map[string]bool)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		option := d.Val()
-		if seen[option] && option != "match" {
-			return d.Errf("%s is given twice", option)
-		}
-		seen[option] = true
-		if err := w.unmarshalOption(d); err != nil {
-			return err
-		}
+	if err := unmarshalOptions(d, func(string) error { return w.unmarshalOption(d) }, "match"); err != nil {
+		return err
 	}
 	if err := w.checkNeeded(); err != nil {
 		return line.WrapErr(err)
@@ -240,27 +212,19 @@ func (k *APIKeys) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	seen := make(map[string]bool)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		option := d.Val()
-		if seen[option] {
-			return d.Errf("%s is given twice", option)
-		}
-		seen[option] = true
-		var err error
+	err := unmarshalOptions(d, func(option string) error {
 		switch option {
 		case "lifetime":
-			err = k.Lifetime.UnmarshalCaddyfile(d)
+			return k.Lifetime.UnmarshalCaddyfile(d)
 		case "max_lifetime":
-			err = k.MaxLifetime.UnmarshalCaddyfile(d)
+			return k.MaxLifetime.UnmarshalCaddyfile(d)
 		case "rotation_grace":
-			err = k.RotationGrace.UnmarshalCaddyfile(d)
-		default:
-			return d.Errf("unrecognized option %q", option)
+			return k.RotationGrace.UnmarshalCaddyfile(d)
 		}
-		if err != nil {
-			return err
-		}
+		return d.Errf("unrecognized option %q", option)
+	})
+	if err != nil {
+		return err
 	}
 	if hasPlaceholder(string(k.Lifetime + k.MaxLifetime + k.RotationGrace)) {
 		return nil

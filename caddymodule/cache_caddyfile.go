@@ -36,13 +36,8 @@ func (c *Cache) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	directive := *d
 	lines := make(map[string]caddyfile.Dispenser) // where options are
-	for d.NextBlock(0) {
-		option := d.Val()
-		if _, seen := lines[option]; seen && option != "upstream" {
-			return d.Errf("%s is given twice", option)
-		}
+	err := unmarshalOptions(d, func(option string) (err error) {
 		lines[option] = *d
-		var err error
 		switch option {
 		case "upstream":
 			err = c.unmarshalUpstream(d)
@@ -60,11 +55,12 @@ func (c *Cache) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "prefetch":
 			c.Prefetch, err = unmarshalSwitch(d)
 		default:
-			return d.Errf("unrecognized option %q", option)
+			err = d.Errf("unrecognized option %q", option)
 		}
-		if err != nil {
-			return err
-		}
+		return err
+	}, "upstream")
+	if err != nil {
+		return err
 	}
 	if len(c.Upstreams) == 0 {
 		return directive.WrapErr(errNoUpstream)
@@ -98,19 +94,14 @@ func (c *Cache) unmarshalUpstream(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	seen := make(map[string]bool)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		option := d.Val()
-		if seen[option] && option != "url" && option != "fresh" {
-			return d.Errf("%s is given twice", option)
-		}
-		seen[option] = true
+	err := unmarshalOptions(d, func(option string) error {
 		if option == "credentials" || option == "docker_config" {
 			line = *d
 		}
-		if err := u.unmarshalOption(d); err != nil {
-			return err
-		}
+		return u.unmarshalOption(d)
+	}, "url", "fresh")
+	if err != nil {
+		return err
 	}
 	if err := u.checkAccount(); err != nil {
 		return line.WrapErr(err)

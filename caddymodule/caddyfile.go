@@ -44,14 +44,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	seen := make(map[string]bool)
-	for d.NextBlock(0) {
-		option := d.Val()
-		if seen[option] {
-			return d.Errf("%s is given twice", option)
-		}
-		seen[option] = true
-		var err error
+	return unmarshalOptions(d, func(option string) (err error) {
 		switch option {
 		case "storage":
 			a.StorageRaw, err = unmarshalGuest(d, "registry.storage.")
@@ -67,13 +60,10 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "upload_expiry":
 			err = a.UploadExpiry.UnmarshalCaddyfile(d)
 		default:
-			return d.Errf("unrecognized option %q", option)
+			err = d.Errf("unrecognized option %q", option)
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return err
+	})
 }
 
 // unmarshalGuest reads the module that an option names.
