@@ -57,9 +57,9 @@ type OIDC struct {
 	// is used with and without it.
 	ClientSecret string `json:"client_secret,omitempty"`
 
-	// What the provider is asked for, `openid` among them. With `offline_access`, where the
-	// provider grants it, groups are kept up to date without signing in again. May have
-	// placeholders. Default: `openid`, `email` and `profile`.
+	// What the provider is asked for, `openid` among them. With `offline_access`, for which
+	// it may ask people's consent, groups are kept up to date without signing in again, and
+	// keys end with their owner. May have placeholders. Default: `openid`, `email` and `profile`.
 	Scopes []string `json:"scopes,omitempty"`
 
 	// The claim that is a person's name in policies. May have placeholders. Default:

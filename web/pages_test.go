@@ -30,7 +30,7 @@ func TestEveryPageIsHeldToItself(t *testing.T) {
 			"Cache-Control":           "no-store",
 			"X-Content-Type-Options":  "nosniff",
 			"X-Frame-Options":         "DENY",
-			"Referrer-Policy":         "same-origin",
+			"Referrer-Policy":         "strict-origin",
 			"Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
 		} {
 			if got := resp.Header.Get(header); got != want {

@@ -120,7 +120,9 @@ func setPageHeader(h http.Header, formOrigins []string) {
 	h.Set("X-Frame-Options", "DENY")
 	// Not no-referrer: forms would then come with "Origin: null", by which a browser that
 	// sends no Sec-Fetch-Site (none does over plain HTTP) cannot be told from another site.
-	h.Set("Referrer-Policy", "same-origin")
+	// No more than the origin: a page that tells why signing in failed has a code in its URL,
+	// and what it loads would be logged with that.
+	h.Set("Referrer-Policy", "strict-origin")
 }
 
 // contentPolicy allows a page nothing but what it needs: its style, its script, its icon.

@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"slices"
 
 	openid "github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
@@ -17,7 +18,17 @@ func (p *Provider) AuthURL(ctx context.Context, callback string, a Attempt) (str
 		return "", err
 	}
 	config := p.oauth(d, callback, oauth2.AuthStyleInHeader)
-	return config.AuthCodeURL(a.State, openid.Nonce(a.Nonce), oauth2.S256ChallengeOption(a.Verifier)), nil
+	options := []oauth2.AuthCodeOption{openid.Nonce(a.Nonce), oauth2.S256ChallengeOption(a.Verifier)}
+	if p.asksOffline() {
+		// Without it the provider must ignore the scope (OpenID Connect Core, section 11).
+		options = append(options, oauth2.SetAuthURLParam("prompt", "consent"))
+	}
+	return config.AuthCodeURL(a.State, options...), nil
+}
+
+// asksOffline reports whether people are to be asked about also when they are away.
+func (p *Provider) asksOffline() bool {
+	return slices.Contains(p.config.Scopes, openid.ScopeOfflineAccess)
 }
 
 // Exchange returns who signed in, by the code with which the browser came back to
@@ -54,6 +65,10 @@ func (p *Provider) Exchange(ctx context.Context, callback, code string, a Attemp
 	login, err := p.login(ctx, d, known, token.AccessToken, verified.Subject)
 	if err != nil {
 		return nil, err
+	}
+	if p.asksOffline() && token.RefreshToken == "" {
+		p.config.Log.WarnContext(ctx, "the provider does not grant offline_access: groups stay as they are, and keys do not end with their owner, until the next sign-in",
+			"provider", p.config.Name, "user", login.Name)
 	}
 	login.IDToken, login.RefreshToken = text, token.RefreshToken
 	return login, nil

@@ -122,7 +122,7 @@ func TestWhereABrowserSignsIn(t *testing.T) {
 	}
 	want := url.Values{
 		"response_type": {"code"}, "client_id": {oidctest.ClientID}, "redirect_uri": {callback}, "scope": {"openid profile offline_access"},
-		"state": {"a state"}, "nonce": {"a nonce"},
+		"state": {"a state"}, "nonce": {"a nonce"}, "prompt": {"consent"},
 		// RFC 7636, appendix B
 		"code_challenge_method": {"S256"}, "code_challenge": {"E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"},
 	}

@@ -140,6 +140,10 @@ func (s *Server) authorize(query url.Values) (code, problem string) {
 		kind: "code", user: s.signsIn, scope: query.Get("scope"),
 		nonce: query.Get("nonce"), redirect: query.Get("redirect_uri"), challenge: query.Get("code_challenge"),
 	}
+	if query.Get("prompt") != "consent" {
+		// OpenID Connect Core, section 11.
+		g.scope = strings.ReplaceAll(g.scope, "offline_access", "")
+	}
 	if hint := query.Get("login_hint"); hint != "" {
 		g.user = hint
 	}
