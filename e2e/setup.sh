@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs the real clients and servers that the e2e tests start, on Debian, as root.
-# Debian's own come by apt; the others are built from their Go modules at pinned
-# versions into $E2E_TOOLS (default: ~/.cache/caddy-registry-e2e), where a later run
-# finds them again. Safe to run twice. "setup.sh light" leaves out what takes minutes
+# Debian's own come by apt; the others are built from their Go modules, or installed from
+# npm, at pinned versions into $E2E_TOOLS (default: ~/.cache/caddy-registry-e2e), where a
+# later run finds them again. Safe to run twice. "setup.sh light" leaves out what takes minutes
 # to build (helm, cosign, buildkit); "setup.sh heavy" builds only those.
 set -euo pipefail
 
@@ -56,9 +56,28 @@ install_debian() {
 	RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# install_idp VERSION NODE: the identity provider needs a newer Node than Debian 12 has. npm
+# has that too, as a package of nothing but its binary, so that no script has to be run.
+install_idp() {
+	local version=$1 node=$2 dir=$tools/idp architecture=x64
+	if [ "$(cat "$dir/.version" 2>/dev/null)" = "$version $node" ]; then
+		return
+	fi
+	echo "setup: installing oidc-provider $version"
+	command -v npm >/dev/null || install_debian npm
+	[ "$(uname -m)" != aarch64 ] || architecture=arm64
+	rm -rf "$dir"
+	mkdir -p "$dir"
+	npm install --prefix "$dir" --ignore-scripts --no-save --no-package-lock --no-audit --no-fund --loglevel=error \
+		"oidc-provider@$version" "node-linux-$architecture@$node"
+	ln -s "node_modules/node-linux-$architecture/bin/node" "$dir/node"
+	"$dir/node" --version
+	echo "$version $node" >"$dir/.version"
+}
+
 if [ "$what" != heavy ]; then
 	install_debian ca-certificates containerd runc docker.io skopeo podman buildah crun \
-		uidmap iptables fuse-overlayfs wrk nginx-light strace procps curl
+		uidmap iptables fuse-overlayfs wrk nginx-light strace procps curl chromium fonts-dejavu-core
 	install crane v0.22.1 github.com/google/go-containerregistry/cmd/crane
 	install regctl v0.11.7 github.com/regclient/regclient/cmd/regctl
 	install oras v1.3.6 oras.land/oras/cmd/oras
@@ -74,6 +93,7 @@ if [ "$what" != heavy ]; then
 		GOBIN=$bin
 	done
 	install registry v3.1.2 github.com/distribution/distribution/v3/cmd/registry
+	install_idp 9.13.3 22.23.3
 fi
 if [ "$what" != light ]; then
 	install_buildkit v0.34.2
