@@ -29,10 +29,12 @@ type Site struct {
 	Throttle  *Throttle
 	Once      *Once
 	Providers []Provider
-	Jobs      []*job.Issuer
-	Keys      KeyRules
-	Policies  authz.Policies
-	Admins    []authz.Subject
+	// Guests are the issuers of people who sign in on another site and are somebody here too.
+	Guests   []string
+	Jobs     []*job.Issuer
+	Keys     KeyRules
+	Policies authz.Policies
+	Admins   []authz.Subject
 	// PublicURL is the site's scheme and host, empty if they are those of each request.
 	PublicURL string
 	// Candidates returns the repositories that a name in a path may stand for, which
@@ -201,9 +203,9 @@ func (s *Site) checkOwner(key *storage.APIKey) error {
 	return nil
 }
 
-// knowsPeopleOf reports whether people sign in here at an issuer.
+// knowsPeopleOf reports whether an issuer's people are somebody here.
 func (s *Site) knowsPeopleOf(issuer string) bool {
-	return slices.ContainsFunc(s.Providers, func(p Provider) bool { return p.Issuer() == issuer })
+	return slices.Contains(s.Guests, issuer) || slices.ContainsFunc(s.Providers, func(p Provider) bool { return p.Issuer() == issuer })
 }
 
 // jobIssuer returns the workload identity of a name, or nil.

@@ -2,6 +2,8 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -35,6 +37,33 @@ func (a *App) keepAccounts(ctx context.Context, accounts *storage.Accounts) {
 		}
 	}
 }
+
+// guestIssuers returns whose people are somebody on a site where nobody signs in: those
+// who sign in on the server's other sites. If those have not all the same providers it is
+// nobody, since the name or group of one could be taken for another's.
+func (a *App) guestIssuers(site *Auth) ([]string, error) {
+	var guests []string
+	if len(site.site.Providers) > 0 {
+		return nil, nil
+	}
+	for _, auth := range a.auths {
+		var issuers []string
+		for _, provider := range auth.site.Providers {
+			issuers = append(issuers, provider.Issuer())
+		}
+		slices.Sort(issuers)
+		switch {
+		case issuers == nil:
+		case guests == nil:
+			guests = issuers
+		case !slices.Equal(guests, issuers):
+			return nil, errProvidersDiffer
+		}
+	}
+	return guests, nil
+}
+
+var errProvidersDiffer = errors.New("a site has no oidc, and the others have different ones: nobody who signed in there is somebody here, nor are their keys")
 
 // askProviders begins to ask the identity providers about their people, each as often as
 // its configuration says. One that cannot be reached keeps nobody from starting.

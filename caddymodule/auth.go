@@ -88,6 +88,9 @@ func (a *Auth) Provision(ctx caddy.Context) error {
 		}
 		a.site.Accounts, a.site.Throttle, a.site.Once = opened.registry.Accounts(), opened.throttle, opened.once
 		a.site.Sealer, a.site.Tokens = secrets.sealer, secrets.tokens
+		if a.site.Guests, err = app.guestIssuers(a); err != nil {
+			log.Warn(err.Error())
+		}
 		return nil
 	})
 	return nil

@@ -156,6 +156,37 @@ func TestPeopleOfAnotherSitesProviderAreNobodyHere(t *testing.T) {
 	}
 }
 
+// TestPeopleAreSomebodyWhereNobodySignsIn as long as it is clear who they are: on a site
+// without a provider the only one of the others is meant, and none if there are two.
+func TestPeopleAreSomebodyWhereNobodySignsIn(t *testing.T) {
+	here, there := oidctest.New(t), oidctest.New(t)
+	for _, idp := range []*oidctest.Server{here, there} {
+		idp.SetUser("alice", oidctest.Claims{"groups": []string{"admins"}})
+	}
+	const policy = "policy ** {\ngroup admins read\n}\n"
+	g, without, third := newGuarded(t), newSite(t), newSite(t)
+	more := without.caddyfile("registry_auth {\n" + policy + "}\nregistry_ui\nregistry")
+	g.more = more
+	g.run(provider("idp", here) + policy)
+	session := g.signIn("idp")
+	key := bearer(madeKey(t, g.send(session, http.MethodPost, "/auth/apikey")).APIKey)
+	for name, header := range map[string]http.Header{"a session": session, "a key": key} {
+		if got := without.decided(header); got != mayRead {
+			t.Errorf("%s, with one provider: %s", name, got)
+		}
+	}
+	g.more = more + third.caddyfile("registry_auth {\n"+provider("idp", there)+policy+"}\nregistry")
+	g.run(provider("idp", here) + policy)
+	for name, header := range map[string]http.Header{"a session": session, "a key": key} {
+		if got := without.decided(header); got != isNobody {
+			t.Errorf("%s, with two providers: %s", name, got)
+		}
+		if got := g.decided(header); got != mayRead {
+			t.Errorf("%s, where it is from: %s", name, got)
+		}
+	}
+}
+
 // TestPeopleOfAProviderThatIsGoneAreNobody after a reload without it.
 func TestPeopleOfAProviderThatIsGoneAreNobody(t *testing.T) {
 	g, _ := runWithProvider(t)
