@@ -29,7 +29,8 @@ type Site struct {
 	Throttle  *Throttle
 	Once      *Once
 	Providers []Provider
-	// Guests are the issuers of people who sign in on another site and are somebody here too.
+	// Guests are the versions of providers where people sign in on another site who are
+	// somebody here too.
 	Guests   []string
 	Jobs     []*job.Issuer
 	Keys     KeyRules
@@ -193,19 +194,20 @@ func (s *Site) identifyToken(ctx context.Context, token *Token) (*Caller, error)
 // identity knows them, or one that was.
 func (s *Site) checkOwner(key *storage.APIKey) error {
 	switch {
-	case key.Person != 0 && !s.knowsPeopleOf(key.Issuer):
-		return badCredentials("revoked", "the API key is of somebody whom %s knows, which is asked about nobody here", key.Issuer)
+	case key.Person != 0 && !s.knowsPeopleOf(key.Version):
+		return badCredentials("revoked", "the owner of the API key signed in at a provider that is not here or not configured as it was: sign in again")
 	case key.Job != "":
-		if issuer := s.jobIssuer(key.Job); issuer == nil || issuer.Version() != key.JobVersion {
+		if issuer := s.jobIssuer(key.Job); issuer == nil || issuer.Version() != key.Version {
 			return badCredentials("revoked", "the API key was made by a job of %s, which is not here or not what it was", key.Job)
 		}
 	}
 	return nil
 }
 
-// knowsPeopleOf reports whether an issuer's people are somebody here.
-func (s *Site) knowsPeopleOf(issuer string) bool {
-	return slices.Contains(s.Guests, issuer) || slices.ContainsFunc(s.Providers, func(p Provider) bool { return p.Issuer() == issuer })
+// knowsPeopleOf reports whether people are somebody here who signed in by a version of a
+// provider's configuration.
+func (s *Site) knowsPeopleOf(version string) bool {
+	return slices.Contains(s.Guests, version) || slices.ContainsFunc(s.Providers, func(p Provider) bool { return p.Version() == version })
 }
 
 // jobIssuer returns the workload identity of a name, or nil.

@@ -71,7 +71,7 @@ func (s *Site) MakeKey(r *http.Request, caller *Caller, wanted KeyRequest) (key 
 	longest := s.Keys.MaxLifetime
 	switch {
 	case caller.Key == nil && caller.Token == nil && caller.Job != nil:
-		key.Job, key.JobVersion, key.Owner, key.Groups = caller.Job.Name(), caller.Job.Version(), caller.Name, caller.Groups
+		key.Job, key.Version, key.Owner, key.Groups = caller.Job.Name(), caller.Job.Version(), caller.Name, caller.Groups
 		longest = min(longest, jobKeyLifetime)
 	default:
 		if key.Person, err = caller.person(); err != nil {
@@ -201,7 +201,7 @@ func (s *Site) mayEnd(caller *Caller, key *storage.APIKey) bool {
 	if person, err := caller.person(); err == nil && person == key.Person {
 		return true
 	}
-	return s.IsAdmin(caller) && caller.Session != nil
+	return s.IsAdmin(caller) && caller.Session != nil && s.checkOwner(key) == nil
 }
 
 // RotateKey makes the successor of a key that was sent, or of one of a person who is

@@ -149,7 +149,7 @@ func (s *Site) FinishLogin(w http.ResponseWriter, r *http.Request, provider *Pro
 	err = s.begin(w, r, func(hash [32]byte, session storage.Session) error {
 		session.IDToken = s.Sealer.sealText(login.IDToken, forLogout)
 		_, err := s.Accounts.SignIn(r.Context(), storage.Person{
-			Issuer: login.Issuer, Subject: login.Subject, ClientID: provider.ClientID(), Name: login.Name,
+			Issuer: login.Issuer, Subject: login.Subject, ClientID: provider.ClientID(), Version: provider.Version(), Name: login.Name,
 			Groups: login.Groups, RefreshToken: s.Sealer.sealText(login.RefreshToken, forRefresh),
 		}, hash, session)
 		return err

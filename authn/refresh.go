@@ -49,7 +49,7 @@ func (f *Refresher) Run(ctx context.Context) {
 func (f *Refresher) refreshDue(ctx context.Context) error {
 	for {
 		now := time.Now()
-		due, err := f.Accounts.PeopleToRefresh(ctx, f.Provider.Issuer(), f.Provider.ClientID(), now.Add(-f.Provider.Refresh*8/10), now, refreshBatch)
+		due, err := f.Accounts.PeopleToRefresh(ctx, f.Provider.Version(), f.Provider.ClientID(), now.Add(-f.Provider.Refresh*8/10), now, refreshBatch)
 		if err != nil || len(due) == 0 {
 			return err
 		}

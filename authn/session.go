@@ -56,7 +56,7 @@ func (s *Site) identifySession(r *http.Request) (*Caller, error) {
 		return caller, nil
 	}
 	person := session.Person
-	if !s.knowsPeopleOf(person.Issuer) {
+	if !s.knowsPeopleOf(person.Version) {
 		return anonymous, nil
 	}
 	return &Caller{Identity: &authz.Identity{Name: person.Name, Groups: person.Groups}, Session: session}, nil

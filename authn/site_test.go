@@ -101,11 +101,12 @@ const testIssuer = "https://idp.test"
 // signIn begins a session as a provider's answer does, and returns its cookie.
 func (s *site) signIn(name string, groups ...string) string {
 	s.t.Helper()
-	if !s.knowsPeopleOf(testIssuer) {
-		s.Providers = append(s.Providers, Provider{Provider: oidc.NewProvider(oidc.Config{Name: "unasked", Issuer: testIssuer, ClientID: "idp"})})
+	unasked := oidc.NewProvider(oidc.Config{Name: "unasked", Issuer: testIssuer, ClientID: "idp"})
+	if !s.knowsPeopleOf(unasked.Version()) {
+		s.Providers = append(s.Providers, Provider{Provider: unasked})
 	}
 	secret, now := newSecret(), time.Now()
-	person := storage.Person{Issuer: testIssuer, Subject: "id-" + name, ClientID: "idp", Name: name, Groups: groups}
+	person := storage.Person{Issuer: testIssuer, Subject: "id-" + name, ClientID: "idp", Version: unasked.Version(), Name: name, Groups: groups}
 	_, err := s.Accounts.SignIn(context.Background(), person, sha256.Sum256([]byte(secret)), storage.Session{Created: now, Expires: now.Add(sessionLifetime)})
 	if err != nil {
 		s.t.Fatal(err)

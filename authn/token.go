@@ -126,7 +126,7 @@ func (t *Tokens) Verify(ctx context.Context, text string, now time.Time) (*Token
 			return nil, err
 		}
 		if len(text) <= maxRememberedSize {
-			t.verified.Add(text, token)
+			t.verified.Add(strings.Clone(text), token) // which else holds the whole header
 		}
 	}
 	if !now.Before(token.Expiry.Time()) {

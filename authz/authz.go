@@ -105,13 +105,21 @@ func ParseScope(text string) (Scope, error) {
 	return Scope{actions, repositories}, nil
 }
 
+// maxAlternatives bounds what all scopes of a key cost with each decision: whoever makes
+// the key chooses them.
+const maxAlternatives = 100
+
 // ParseScopes returns the scopes that texts mean.
 func ParseScopes(texts []string) ([]Scope, error) {
 	var scopes []Scope
+	var alternatives float64
 	for _, text := range texts {
 		scope, err := ParseScope(text)
 		if err != nil {
 			return nil, err
+		}
+		if alternatives += scope.Repositories.Alternatives(); alternatives > maxAlternatives {
+			return nil, fmt.Errorf("the scopes stand for over %d globs, braces written out", maxAlternatives)
 		}
 		scopes = append(scopes, scope)
 	}
@@ -131,7 +139,7 @@ func (i *Identity) limit(actions Action, repository string) Action {
 	}
 	var left Action
 	for _, scope := range i.Scopes {
-		if scope.Repositories.Match(repository) {
+		if scope.Actions&actions&^left != 0 && scope.Repositories.Match(repository) {
 			left |= scope.Actions & actions
 		}
 	}

@@ -140,3 +140,18 @@ func FuzzParseScope(f *testing.F) {
 		scope.Repositories.Match("team/app") // which a bad pattern would end
 	})
 }
+
+// TestScopesCostLittleTogether: whoever makes a key chooses them, and they are matched with
+// each request.
+func TestScopesCostLittleTogether(t *testing.T) {
+	cheap := make([]string, 50)
+	for i := range cheap {
+		cheap[i] = "read,create:team/{a,b}/**"
+	}
+	if _, err := authz.ParseScopes(cheap); err != nil {
+		t.Error(err)
+	}
+	if _, err := authz.ParseScopes(append(cheap, "read:team/**")); err == nil {
+		t.Error("more are taken")
+	}
+}

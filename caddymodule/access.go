@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -62,6 +63,9 @@ func authorizer(r *http.Request, target distribution.Target, captures func(strin
 	caller, err := callerOf(r, auth)
 	if err != nil {
 		return nil, auth.refuseCredentials(r, err)
+	}
+	if !isSafe(r.Method) && caller.SameOrigin(r) != nil {
+		return nil, errCrossSite
 	}
 	return &access{auth: auth, caller: caller, r: r, name: target.Name(), captures: captures}, nil
 }
@@ -128,12 +132,20 @@ func (a *access) Public(repository string) bool {
 func (a *access) refuse(message string, actions authz.Action) error {
 	a.auth.site.AuditRequest(a.r, "refused", a.caller.String(), "repository", a.name, "action", actions.String(), "reason", message)
 	if a.caller.Identity == nil {
+		// Policies, which may name what is not to be known, are told only to who is known.
 		return &distribution.Refusal{
-			Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Err: errors.New(message),
+			Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Err: errNotAnonymous(actions, a.name),
 			Challenge: a.auth.challenge(a.r, a.scope(actions), ""),
 		}
 	}
 	return &distribution.Refusal{Status: http.StatusForbidden, Code: "DENIED", Err: errors.New(message)}
+}
+
+func errNotAnonymous(actions authz.Action, name string) error {
+	if name == "" {
+		return errors.New("anonymous may not list repositories: log in, or send an API key")
+	}
+	return fmt.Errorf("anonymous may not %s %q: log in, or send an API key", actions, name)
 }
 
 // insufficient returns how a client is told to fetch another token.

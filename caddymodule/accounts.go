@@ -38,25 +38,25 @@ func (a *App) keepAccounts(ctx context.Context, accounts *storage.Accounts) {
 	}
 }
 
-// guestIssuers returns whose people are somebody on a site where nobody signs in: those
+// guests returns the versions of the providers whose people are somebody on a site where nobody signs in: those
 // who sign in on the server's other sites. If those have not all the same providers it is
 // nobody, since the name or group of one could be taken for another's.
-func (a *App) guestIssuers(site *Auth) ([]string, error) {
+func (a *App) guests(site *Auth) ([]string, error) {
 	var guests []string
 	if len(site.site.Providers) > 0 {
 		return nil, nil
 	}
 	for _, auth := range a.auths {
-		var issuers []string
+		var versions []string
 		for _, provider := range auth.site.Providers {
-			issuers = append(issuers, provider.Issuer())
+			versions = append(versions, provider.Version())
 		}
-		slices.Sort(issuers)
+		slices.Sort(versions)
 		switch {
-		case issuers == nil:
+		case versions == nil:
 		case guests == nil:
-			guests = issuers
-		case !slices.Equal(guests, issuers):
+			guests = versions
+		case !slices.Equal(guests, versions):
 			return nil, errProvidersDiffer
 		}
 	}
@@ -68,11 +68,11 @@ var errProvidersDiffer = errors.New("a site has no oidc, and the others have dif
 // askProviders begins to ask the identity providers about their people, each as often as
 // its configuration says. One that cannot be reached keeps nobody from starting.
 func (a *App) askProviders(ctx context.Context, accounts *storage.Accounts, sealer *authn.Sealer) {
-	type client struct{ issuer, id string }
+	type client struct{ version, id string }
 	asked := make(map[client]bool) // several sites may have one provider
 	for _, auth := range a.auths {
 		for _, provider := range auth.site.Providers {
-			is := client{provider.Issuer(), provider.ClientID()}
+			is := client{provider.Version(), provider.ClientID()}
 			if asked[is] {
 				continue
 			}

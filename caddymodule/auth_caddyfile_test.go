@@ -3,6 +3,7 @@ package caddymodule_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -244,5 +245,20 @@ func TestASiteThatNothingGuardsIsWarnedOf(t *testing.T) {
 				t.Errorf("warned: %v, want %v, %v\n%s", !test.warned, test.warned, err, content)
 			}
 		})
+	}
+}
+
+// TestAccessControlGuardsWhatIsInBlocks of handlers beside it, too, as people write them.
+func TestAccessControlGuardsWhatIsInBlocks(t *testing.T) {
+	for _, block := range []string{
+		"handle /v2/* {\nregistry\n}\nhandle {\nrespond below\n}", "route {\nregistry\n}", "handle {\nroute /v2/* {\nregistry_cache {\nupstream docker.io\n}\nregistry\n}\n}",
+	} {
+		port := freePort(t)
+		run(t, global(t.TempDir(), "")+fmt.Sprintf("http://127.0.0.1:%d {\n%s\nregistry_auth {\npolicy ** {\nuser alice read\n}\n}\n}", port, block))
+		for _, path := range []string{"/v2/", "/v2/team/app/tags/list", "/v2/_catalog"} {
+			if status, body := get(t, fmt.Sprintf("http://127.0.0.1:%d%s", port, path)); status != http.StatusUnauthorized {
+				t.Errorf("%s: %s: %d %s", block, path, status, body)
+			}
+		}
 	}
 }

@@ -200,6 +200,28 @@ func TestPeopleOfAProviderThatIsGoneAreNobody(t *testing.T) {
 	}
 }
 
+// TestPeopleWhoWereNamedAnotherWayAreNobody until they sign in again: what policies knew
+// them by was read from other claims, or had no prefix.
+func TestPeopleWhoWereNamedAnotherWayAreNobody(t *testing.T) {
+	g, idp := runWithProvider(t)
+	session := g.signIn("idp")
+	key := bearer(madeKey(t, g.send(session, http.MethodPost, "/auth/apikey")).APIKey)
+	const policy = "policy ** {\nauthenticated read\n}"
+	for _, option := range []string{"prefix two-", "username_claim sub", "groups_claim roles"} {
+		g.run(provider("idp", idp, option) + policy)
+		for name, header := range map[string]http.Header{"a session": session, "a key": key} {
+			if got := g.decided(header); got != isNobody {
+				t.Errorf("%s, with %s: %s", name, option, got)
+			}
+		}
+	}
+	g.run(provider("idp", idp, "prefix two-") + policy)
+	g.signIn("idp")
+	if got := g.decided(key); got != mayRead {
+		t.Errorf("a key whose owner signed in again: %s", got)
+	}
+}
+
 // TestRotationKeepsNoKeyAliveLonger than it was to live by itself.
 func TestRotationKeepsNoKeyAliveLonger(t *testing.T) {
 	g := runGuarded(t, "policy ** {\nauthenticated read\n}")

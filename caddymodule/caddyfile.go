@@ -13,8 +13,11 @@ func init() {
 	httpcaddyfile.RegisterHandlerDirective("registry_cache", parseCache)
 	httpcaddyfile.RegisterHandlerDirective("registry_ui", parseUI)
 	httpcaddyfile.RegisterHandlerDirective("registry", parseHandler)
+	// Before blocks of handlers too, since it guards what is in them, as Caddy's own
+	// basic_auth does.
+	httpcaddyfile.RegisterDirectiveOrder("registry_auth", httpcaddyfile.Before, "invoke")
 	// Each goes right before respond, behind those that went there already.
-	for _, directive := range []string{"registry_auth", "registry_cache", "registry_ui", "registry"} {
+	for _, directive := range []string{"registry_cache", "registry_ui", "registry"} {
 		httpcaddyfile.RegisterDirectiveOrder(directive, httpcaddyfile.Before, "respond")
 	}
 }

@@ -52,6 +52,10 @@ func listenControl(path string, registry *storage.Registry, log, audit *slog.Log
 	if err != nil {
 		return nil, err
 	}
+	// Its folder may have been there, for others to enter too.
+	if err := os.Chmod(address, 0o600); err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
 	c.server = &http.Server{Handler: controlHandler(registry, audit)}
 	go func() {
 		if err := c.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

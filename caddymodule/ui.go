@@ -222,6 +222,9 @@ func (a *Auth) changeKeys(w http.ResponseWriter, r *http.Request, caller *authn.
 }
 
 func (a *Auth) createKey(r *http.Request, caller *authn.Caller, form web.KeyForm, page *web.KeysPage) error {
+	if !page.MayCreate {
+		return &authn.KeyError{Status: http.StatusForbidden, Message: "an API key makes no others: sign out and sign in as a person"}
+	}
 	until, err := form.Until()
 	if err != nil {
 		return &authn.KeyError{Status: http.StatusBadRequest, Message: err.Error()}
@@ -250,7 +253,7 @@ func (a *Auth) rotateKey(r *http.Request, caller *authn.Caller, post web.KeyPost
 // takeForm refuses a form that was sent before: a page that is loaded again sends it again,
 // and would make another key.
 func (a *Auth) takeForm(id string) error {
-	if id == "" || !a.site.Once.Take(id) {
+	if len(id) != len(rand.Text()) || !a.site.Once.Take(strings.Clone(id)) { // which else holds the whole form
 		return &authn.KeyError{Status: http.StatusConflict, Message: "this form was sent already: the key that it made is shown once, generate another if it is lost"}
 	}
 	return nil

@@ -78,6 +78,16 @@ func check(glob string, checkLetters func(glob string) error) error {
 	return nil
 }
 
+// Alternatives returns how many globs a set stands for at most, braces written out, which
+// is what matching costs.
+func (s Set) Alternatives() float64 {
+	var all float64
+	for _, glob := range s {
+		all += alternatives(glob)
+	}
+	return all
+}
+
 // alternatives returns how many globs one with so many braces and commas stands for at
 // most: for the most if each of the braces has as many commas as the others.
 func alternatives(glob string) float64 {

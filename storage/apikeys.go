@@ -15,17 +15,17 @@ type APIKey struct {
 	Person int64    // the owner; 0: made on the command line or by a job, and Owner and Groups stand in the key
 	Owner  string   // the owner's name; if Person is set, as it is now
 	Groups []string // likewise
-	Issuer string   // that knows the person, or ""
-	Scopes []string
-	Job    string // the workload identity whose token made it, or ""
-	// JobVersion is what decided then whether the job was let in, and as whom.
-	JobVersion string
-	Created    time.Time
-	Expires    time.Time     // zero: never
-	LastUsed   time.Time     // zero: never
-	Revoked    time.Time     // zero: never
-	Lifetime   time.Duration // that a rotated one gets again
-	Successor  string        // id of the key it was rotated to, or ""
+	// Version is that of the configuration of the provider, or of the workload identity,
+	// which decided who the owner is; empty: neither did. If Person is set it is the person's.
+	Version   string
+	Scopes    []string
+	Job       string // the workload identity whose token made it, or ""
+	Created   time.Time
+	Expires   time.Time     // zero: never
+	LastUsed  time.Time     // zero: never
+	Revoked   time.Time     // zero: never
+	Lifetime  time.Duration // that a rotated one gets again
+	Successor string        // id of the key it was rotated to, or ""
 }
 
 // Ended reports whether a key is revoked or has expired.
@@ -35,13 +35,13 @@ func (k *APIKey) Ended(now time.Time) bool {
 
 // selectKeys is the beginning of queries for keys, whose rows are scanned by columns.
 const selectKeys = `
-	SELECT k.id, k.label, coalesce(k.person, 0), coalesce(p.name, k.owner), coalesce(p.groups, k.groups), coalesce(p.issuer, ''), k.scopes,
-		k.job, k.job_version, k.created, k.expires, k.used, k.revoked, k.lifetime, k.successor
+	SELECT k.id, k.label, coalesce(k.person, 0), coalesce(p.name, k.owner), coalesce(p.groups, k.groups), coalesce(p.version, k.version), k.scopes,
+		k.job, k.created, k.expires, k.used, k.revoked, k.lifetime, k.successor
 	FROM api_keys k LEFT JOIN people p ON p.id = k.person `
 
 func (k *APIKey) columns() []any {
-	return []any{&k.ID, &k.Label, &k.Person, &k.Owner, listColumn{&k.Groups}, &k.Issuer, listColumn{&k.Scopes},
-		&k.Job, &k.JobVersion, timeColumn{&k.Created}, timeColumn{&k.Expires}, timeColumn{&k.LastUsed}, timeColumn{&k.Revoked}, durationColumn{&k.Lifetime}, &k.Successor}
+	return []any{&k.ID, &k.Label, &k.Person, &k.Owner, listColumn{&k.Groups}, &k.Version, listColumn{&k.Scopes},
+		&k.Job, timeColumn{&k.Created}, timeColumn{&k.Expires}, timeColumn{&k.LastUsed}, timeColumn{&k.Revoked}, durationColumn{&k.Lifetime}, &k.Successor}
 }
 
 // AddKey adds a key. If it has a Person, its Owner and Groups are the person's and not
@@ -65,7 +65,7 @@ func (a *Accounts) AddKey(ctx context.Context, key APIKey, hash [32]byte) error 
 
 func insertKey(tx Tx, key APIKey, hash [32]byte) error {
 	if key.Person != 0 {
-		key.Owner, key.Groups = "", nil
+		key.Owner, key.Groups, key.Version = "", nil, ""
 	}
 	groups, err := encodeList(key.Groups)
 	if err != nil {
@@ -76,9 +76,9 @@ func insertKey(tx Tx, key APIKey, hash [32]byte) error {
 		return err
 	}
 	_, err = tx.Exec(`
-		INSERT INTO api_keys (id, hash, label, person, owner, groups, scopes, job, job_version, created, expires, used, revoked, lifetime, successor)
+		INSERT INTO api_keys (id, hash, label, person, owner, groups, scopes, job, version, created, expires, used, revoked, lifetime, successor)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
-		key.ID, hash[:], key.Label, sql.NullInt64{Int64: key.Person, Valid: key.Person != 0}, key.Owner, groups, scopes, key.Job, key.JobVersion,
+		key.ID, hash[:], key.Label, sql.NullInt64{Int64: key.Person, Valid: key.Person != 0}, key.Owner, groups, scopes, key.Job, key.Version,
 		unix(key.Created), unix(key.Expires), unix(key.LastUsed), unix(key.Revoked), int64(key.Lifetime/time.Second), key.Successor)
 	return err
 }

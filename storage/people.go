@@ -12,6 +12,7 @@ type Person struct {
 	ID              int64
 	Issuer, Subject string // these two say who it is, whatever the name
 	ClientID        string // this registry's name at the issuer, by which the person signed in last
+	Version         string // of the provider's configuration that made name and groups of what it said
 	Name            string // as policies and logs know the person
 	Groups          []string
 	RefreshToken    []byte    // encrypted by the caller; nil: there is none
@@ -19,10 +20,10 @@ type Person struct {
 	Asked           time.Time // when it was last asked to
 }
 
-const personColumns = `id, issuer, subject, client_id, name, groups, refresh_token, refreshed, asked`
+const personColumns = `id, issuer, subject, client_id, version, name, groups, refresh_token, refreshed, asked`
 
 func (p *Person) columns() []any {
-	return []any{&p.ID, &p.Issuer, &p.Subject, &p.ClientID, &p.Name, listColumn{&p.Groups}, &p.RefreshToken, timeColumn{&p.Refreshed}, timeColumn{&p.Asked}}
+	return []any{&p.ID, &p.Issuer, &p.Subject, &p.ClientID, &p.Version, &p.Name, listColumn{&p.Groups}, &p.RefreshToken, timeColumn{&p.Refreshed}, timeColumn{&p.Asked}}
 }
 
 // SignIn begins a session of a person whom a provider just told of, with what s has of
@@ -38,20 +39,20 @@ func (a *Accounts) SignIn(ctx context.Context, p Person, hash [32]byte, s Sessio
 	var changed bool
 	err = a.database.Write(ctx, func(tx Tx) (err error) {
 		changed, err = exists(tx.QueryRow(`
-			SELECT 1 FROM people WHERE issuer = $1 AND subject = $2 AND (name <> $3 OR groups <> $4)`,
-			p.Issuer, p.Subject, p.Name, groups))
+			SELECT 1 FROM people WHERE issuer = $1 AND subject = $2 AND (name <> $3 OR groups <> $4 OR version <> $5)`,
+			p.Issuer, p.Subject, p.Name, groups, p.Version))
 		if err != nil {
 			return err
 		}
 		signed = new(Person)
 		err = tx.QueryRow(`
-			INSERT INTO people (issuer, subject, client_id, name, groups, refresh_token, refreshed, asked)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $7)
-			ON CONFLICT (issuer, subject) DO UPDATE SET client_id = excluded.client_id, name = excluded.name, groups = excluded.groups,
+			INSERT INTO people (issuer, subject, client_id, version, name, groups, refresh_token, refreshed, asked)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)
+			ON CONFLICT (issuer, subject) DO UPDATE SET client_id = excluded.client_id, version = excluded.version, name = excluded.name, groups = excluded.groups,
 				refresh_token = excluded.refresh_token, refreshed = excluded.refreshed,
 				asked = CASE WHEN people.asked BETWEEN excluded.asked AND excluded.asked + 60 THEN people.asked + 1 ELSE excluded.asked END
 			RETURNING `+personColumns,
-			p.Issuer, p.Subject, p.ClientID, p.Name, groups, p.RefreshToken, now()).Scan(signed.columns()...)
+			p.Issuer, p.Subject, p.ClientID, p.Version, p.Name, groups, p.RefreshToken, now()).Scan(signed.columns()...)
 		if err != nil {
 			return err
 		}
@@ -81,16 +82,16 @@ func (a *Accounts) Person(ctx context.Context, id int64) (*Person, error) {
 	return p, nil
 }
 
-// PeopleToRefresh returns up to limit people of an issuer who signed in by a client ID,
-// whom it can be asked about and was not since askedBefore, the longest ago first. Those who have neither a session nor
+// PeopleToRefresh returns up to limit people who signed in by a version of a provider's
+// configuration and a client ID, whom it can be asked about and was not since askedBefore, the longest ago first. Those who have neither a session nor
 // an API key any more are left alone.
-func (a *Accounts) PeopleToRefresh(ctx context.Context, issuer, clientID string, askedBefore, now time.Time, limit int) ([]Person, error) {
+func (a *Accounts) PeopleToRefresh(ctx context.Context, version, clientID string, askedBefore, now time.Time, limit int) ([]Person, error) {
 	rows, err := a.database.Read(ctx).Query(`
 		SELECT `+personColumns+` FROM people
-		WHERE issuer = $1 AND client_id = $2 AND asked < $3 AND refresh_token IS NOT NULL AND (
+		WHERE version = $1 AND client_id = $2 AND asked < $3 AND refresh_token IS NOT NULL AND (
 			EXISTS (SELECT 1 FROM sessions WHERE person = people.id AND expires > $4)
 			OR EXISTS (SELECT 1 FROM api_keys WHERE person = people.id AND revoked = 0 AND (expires = 0 OR expires > $4)))
-		ORDER BY asked LIMIT $5`, issuer, clientID, unix(askedBefore), now.Unix(), limit)
+		ORDER BY asked LIMIT $5`, version, clientID, unix(askedBefore), now.Unix(), limit)
 	if err != nil {
 		return nil, err
 	}

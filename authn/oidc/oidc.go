@@ -5,6 +5,9 @@ package oidc
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -89,6 +92,17 @@ func (p *Provider) ClientID() string { return p.config.ClientID }
 // configuration without a slash at its end, so that nobody becomes somebody else when
 // the slash is added or removed there.
 func (p *Provider) Issuer() string { return p.issuer }
+
+// Version changes with what decides which names and groups people have here. Who signed
+// in by another may be taken for somebody else.
+func (p *Provider) Version() string {
+	text, err := json.Marshal([]string{p.issuer, p.config.UsernameClaim, p.config.GroupsClaim, p.config.Prefix})
+	if err != nil {
+		panic(err) // strings
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:8])
+}
 
 // Attempt is what proves that an answer of a provider is to the question that was asked.
 type Attempt struct {

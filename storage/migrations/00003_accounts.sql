@@ -6,6 +6,7 @@ CREATE TABLE people (
 	issuer        TEXT NOT NULL,
 	subject       TEXT NOT NULL,
 	client_id     TEXT NOT NULL,
+	version       TEXT NOT NULL,   -- of the configuration by which name and groups were read
 	name          TEXT NOT NULL,
 	groups        TEXT NOT NULL,   -- JSON array
 	refresh_token BYTEA,           -- encrypted
@@ -13,7 +14,7 @@ CREATE TABLE people (
 	asked         BIGINT NOT NULL,
 	UNIQUE (issuer, subject)
 );
-CREATE INDEX people_asked ON people (issuer, client_id, asked) WHERE refresh_token IS NOT NULL;
+CREATE INDEX people_asked ON people (version, client_id, asked) WHERE refresh_token IS NOT NULL;
 
 CREATE TABLE api_keys (
 	id        TEXT PRIMARY KEY,
@@ -24,7 +25,7 @@ CREATE TABLE api_keys (
 	groups    TEXT NOT NULL,   -- JSON array
 	scopes    TEXT NOT NULL,   -- JSON array
 	job       TEXT NOT NULL,   -- the workload identity that made it, or ''
-	job_version TEXT NOT NULL, -- of that workload identity's configuration, or ''
+	version   TEXT NOT NULL,   -- of that workload identity's configuration, or ''
 	created   BIGINT NOT NULL,
 	expires   BIGINT NOT NULL, -- 0: never
 	used      BIGINT NOT NULL, -- when last; 0: never

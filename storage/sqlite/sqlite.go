@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -52,6 +53,11 @@ func Open(ctx context.Context, path string, options Options) (_ *Database, err e
 			err = errors.Join(err, unlock())
 		}
 	}()
+	if options.VFS == "" {
+		if err := reserve(path); err != nil {
+			return nil, err
+		}
+	}
 	dsn := (&url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: query.Encode()}).String()
 	db, err := driver.Open(dsn, configure)
 	if err != nil {
@@ -71,7 +77,32 @@ func Open(ctx context.Context, path string, options Options) (_ *Database, err e
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
+	if options.VFS == "" {
+		if err := restrict(path); err != nil {
+			return nil, err
+		}
+	}
 	return &Database{db: db, reads: &statements{prepare: db.PrepareContext}, writer: w, unlock: unlock}, nil
+}
+
+// restrict keeps others from the files that SQLite has beside the database while it is open.
+func restrict(path string) error {
+	for _, suffix := range []string{"-wal", "-shm"} {
+		if err := os.Chmod(path+suffix, 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// reserve makes the file if there is none, for its owner alone: SQLite would let everybody
+// read it who may enter the folder.
+func reserve(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // noRoom reports whether a page more finds no room in a folder.

@@ -33,12 +33,15 @@ var began = time.Unix(time.Now().Unix(), 0)
 // hashOf is the hash of a key or of a session's secret.
 func hashOf(secret string) [32]byte { return sha256.Sum256([]byte(secret)) }
 
-const issuer = "https://idp.example"
+const (
+	issuer  = "https://idp.example"
+	version = "of idp"
+)
 
 // somebody is a person whom an identity provider tells of.
 func somebody(subject string, groups ...string) storage.Person {
 	return storage.Person{
-		Issuer: issuer, Subject: subject, ClientID: "idp",
+		Issuer: issuer, Subject: subject, ClientID: "idp", Version: version,
 		Name: subject + "@example.com", Groups: groups, RefreshToken: []byte("token of " + subject),
 	}
 }

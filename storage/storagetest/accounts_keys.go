@@ -33,7 +33,7 @@ var keyTests = []registryTest{
 // fullKey is a key, without a person, of which everything is set.
 func fullKey(id string) storage.APIKey {
 	return storage.APIKey{
-		ID: id, Label: "label of " + id, Owner: "alice", Groups: []string{"b", "a"}, Scopes: []string{"read:a/**", "update:b"}, Job: "ci", JobVersion: "1",
+		ID: id, Label: "label of " + id, Owner: "alice", Groups: []string{"b", "a"}, Scopes: []string{"read:a/**", "update:b"}, Job: "ci", Version: "of ci",
 		Created: at(-hour), Expires: at(day), LastUsed: at(-time.Minute), Lifetime: day + time.Second, Successor: "another",
 	}
 }
@@ -95,7 +95,7 @@ func testKeyOfPerson(t *testing.T, r *registry) {
 		r.addKey(k)
 	}
 	r.addKey(nobodys)
-	bobs.Owner, bobs.Groups, bobs.Issuer = "bob@example.com", []string{"b"}, issuer
+	bobs.Owner, bobs.Groups, bobs.Version = "bob@example.com", []string{"b"}, version
 	r.beginKeySession("key", "by key")
 	for i, groups := range [][]string{{"a"}, {"a", "b"}, {"b", "a"}, nil, {"a"}} {
 		p.Groups, p.Name = groups, fmt.Sprint("Alice ", i/2)
@@ -104,7 +104,7 @@ func testKeyOfPerson(t *testing.T, r *registry) {
 		} else if err := r.Accounts().FinishRefresh(ctx, person.ID, always, p.Name, p.Groups, nil); err != nil {
 			t.Fatal(err)
 		}
-		key.Owner, key.Groups, key.Issuer = p.Name, p.Groups, issuer
+		key.Owner, key.Groups, key.Version = p.Name, p.Groups, version
 		r.wantKey(key)
 		r.wantKey(bobs)
 		r.wantKey(nobodys)

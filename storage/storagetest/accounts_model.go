@@ -123,7 +123,7 @@ func drawFrom[K cmp.Ordered, V any](t *rapid.T, what string, from map[K]V, absen
 
 func (m *accountsModel) signIn(t *rapid.T) {
 	p := storage.Person{
-		Issuer: issuer, Subject: m.prefix + rapid.SampledFrom([]string{"1", "2"}).Draw(t, "subject"), ClientID: "idp",
+		Issuer: issuer, Subject: m.prefix + rapid.SampledFrom([]string{"1", "2"}).Draw(t, "subject"), ClientID: "idp", Version: version,
 		Name: anyName.Draw(t, "name"), Groups: anyGroups.Draw(t, "groups"), RefreshToken: anyToken.Draw(t, "token"),
 	}
 	expires, secret := anyTime.Draw(t, "expires"), m.name("session")
@@ -223,7 +223,7 @@ func (m *accountsModel) peopleToRefresh(t *rapid.T) {
 	}
 	slices.SortFunc(due, time.Time.Compare)
 	// Those of other sequences have no session and no key any more.
-	got, err := m.a.PeopleToRefresh(context.Background(), issuer, "idp", askedBefore, now, limit)
+	got, err := m.a.PeopleToRefresh(context.Background(), version, "idp", askedBefore, now, limit)
 	expect(t, "PeopleToRefresh", err, nil)
 	if len(got) != min(limit, len(due)) {
 		t.Fatalf("PeopleToRefresh = %+v, want %d of them", got, min(limit, len(due)))

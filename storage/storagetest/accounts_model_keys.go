@@ -162,7 +162,7 @@ func (m *accountsModel) deleteSigningKeys(t *rapid.T) {
 func (m *accountsModel) seen(key *storage.APIKey) storage.APIKey {
 	told := *key
 	if key.Person != 0 {
-		told.Owner, told.Groups, told.Issuer = m.people[key.Person].Name, m.people[key.Person].Groups, issuer
+		told.Owner, told.Groups, told.Version = m.people[key.Person].Name, m.people[key.Person].Groups, version
 	}
 	return told
 }

@@ -54,9 +54,9 @@ func testPeopleToRefresh(t *testing.T, r *registry) {
 			t.Fatal(err)
 		}
 	}
-	want := func(issuer string, askedBefore, now time.Duration, limit int, want ...string) {
+	want := func(version string, askedBefore, now time.Duration, limit int, want ...string) {
 		t.Helper()
-		people, err := a.PeopleToRefresh(ctx, issuer, "idp", at(askedBefore), at(now), limit)
+		people, err := a.PeopleToRefresh(ctx, version, "idp", at(askedBefore), at(now), limit)
 		var got []string
 		for _, p := range people {
 			r.wantPerson(p.ID, p)
@@ -66,16 +66,16 @@ func testPeopleToRefresh(t *testing.T, r *registry) {
 			t.Errorf("PeopleToRefresh asked before %s = %v, %v, want %v", askedBefore, got, err, want)
 		}
 	}
-	want(issuer, 19*hour, 10*hour, 100, "both", "key", "key without end", "session")
-	want(issuer, 19*hour, 10*hour, 2, "both", "key")
-	want(issuer, 4*hour, 10*hour, 100, "both", "key")
-	want(issuer, 4*hour+time.Second, 10*hour, 100, "both", "key", "key without end")
-	want(issuer, 21*hour, 10*hour, 100, "both", "key", "key without end", "session", "asked late")
-	want(issuer, 19*hour, day, 100, "both", "key", "key without end") // a day later their sessions are over
-	want(issuer, 19*hour, 91*day, 100, "key without end")             // and their keys
-	want(issuer, 0, 10*hour, 100)
-	want("https://other.example", 19*hour, 10*hour, 100)
-	people, err := a.PeopleToRefresh(ctx, issuer, "idp", at(hour+time.Second), at(10*hour-time.Second), 100)
+	want(version, 19*hour, 10*hour, 100, "both", "key", "key without end", "session")
+	want(version, 19*hour, 10*hour, 2, "both", "key")
+	want(version, 4*hour, 10*hour, 100, "both", "key")
+	want(version, 4*hour+time.Second, 10*hour, 100, "both", "key", "key without end")
+	want(version, 21*hour, 10*hour, 100, "both", "key", "key without end", "session", "asked late")
+	want(version, 19*hour, day, 100, "both", "key", "key without end") // a day later their sessions are over
+	want(version, 19*hour, 91*day, 100, "key without end")             // and their keys
+	want(version, 0, 10*hour, 100)
+	want("of another", 19*hour, 10*hour, 100)
+	people, err := a.PeopleToRefresh(ctx, version, "idp", at(hour+time.Second), at(10*hour-time.Second), 100)
 	if err != nil || len(people) != 2 { // a second before, what is over was not yet
 		t.Errorf("PeopleToRefresh = %+v, %v, want those whose session and key are not over yet", people, err)
 	}
@@ -201,7 +201,7 @@ func testForgetRefresh(t *testing.T, r *registry) {
 			t.Errorf("Person is %+v, want %+v without a refresh token", got, person)
 		}
 	}
-	key.Owner, key.Groups, key.Issuer = p.Name, p.Groups, issuer
+	key.Owner, key.Groups, key.Version = p.Name, p.Groups, version
 	r.wantKey(key)
 	r.wantSessionOf("secret", person.ID)
 	r.wantSessionBy("key's", "key")

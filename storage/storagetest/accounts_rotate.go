@@ -12,7 +12,7 @@ import (
 func (r *registry) rotate(id, successor string, grace time.Duration) error {
 	r.t.Helper()
 	old := r.key(id)
-	next := storage.APIKey{ID: successor, Label: old.Label, Person: old.Person, Owner: old.Owner, Groups: old.Groups, Issuer: old.Issuer, Created: at(0), Expires: at(90 * day)}
+	next := storage.APIKey{ID: successor, Label: old.Label, Person: old.Person, Owner: old.Owner, Groups: old.Groups, Version: old.Version, Created: at(0), Expires: at(90 * day)}
 	return r.Accounts().RotateKey(context.Background(), id, next, hashOf(successor), at(grace))
 }
 
@@ -37,7 +37,7 @@ func testRotateKey(t *testing.T, r *registry) {
 		}
 		old.Expires, old.Successor = at(test.ends), "next of "+id
 		next := storage.APIKey{
-			ID: "next of " + id, Label: old.Label, Person: old.Person, Owner: old.Owner, Groups: old.Groups, Issuer: old.Issuer, Created: at(0), Expires: at(90 * day),
+			ID: "next of " + id, Label: old.Label, Person: old.Person, Owner: old.Owner, Groups: old.Groups, Version: old.Version, Created: at(0), Expires: at(90 * day),
 		}
 		for range 2 {
 			r.wantKey(old)

@@ -56,7 +56,7 @@ func testSession(t *testing.T, r *registry) {
 		for secret, s := range want {
 			if key, ok := keys[secret]; ok {
 				if key.LastUsed = (time.Time{}); key.Person != 0 {
-					key.Owner, key.Groups, key.Issuer = p.Name, p.Groups, issuer
+					key.Owner, key.Groups, key.Version = p.Name, p.Groups, version
 				}
 				s.Key = &key
 			} else {
