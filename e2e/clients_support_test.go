@@ -142,12 +142,7 @@ func (r *registry) waitUntilLogged(text string) {
 // freeAddr returns a loopback address at which nobody listens.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
+	return "127.0.0.1:" + unusedPort(t)
 }
 
 // reportErrors fails the test for each error, or panic, in a server's log.

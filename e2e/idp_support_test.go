@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 )
@@ -135,6 +136,15 @@ func (p *idp) issued() []string {
 	return state.Issued
 }
 
+// givenPorts are those that a test has, or had, for itself.
+var givenPorts sync.Map
+
+// takePort reports whether a port was given to nobody yet, and gives it.
+func takePort(port string) bool {
+	_, given := givenPorts.LoadOrStore(port, true)
+	return !given
+}
+
 // lastingPort returns a port that can be listened on again after it was given up: no
 // connection gets it as its near end.
 func lastingPort(t *testing.T) string {
@@ -142,8 +152,10 @@ func lastingPort(t *testing.T) string {
 	for range 100 {
 		port := strconv.Itoa(20000 + rand.IntN(10000))
 		listener, err := net.Listen("tcp", "127.0.0.1:"+port)
-		if err == nil {
-			listener.Close()
+		if err != nil {
+			continue
+		}
+		if listener.Close(); takePort(port) {
 			return port
 		}
 	}
