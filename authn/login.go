@@ -84,10 +84,11 @@ func (s *Site) BaseURL(r *http.Request) string {
 	if s.PublicURL != "" {
 		return s.PublicURL
 	}
-	return s.requestURL(r)
+	return s.RequestURL(r)
 }
 
-func (s *Site) requestURL(r *http.Request) string {
+// RequestURL returns the scheme and host of a request.
+func (s *Site) RequestURL(r *http.Request) string {
 	if s.Secure(r) {
 		return "https://" + r.Host
 	}
@@ -100,7 +101,7 @@ func (s *Site) BeginLogin(w http.ResponseWriter, r *http.Request, provider *Prov
 	back := LocalPath(r.URL.Query().Get("return"))
 	// The provider sends the browser to where this site is public, and only there the
 	// cookie is sent too.
-	if base := s.BaseURL(r); base != s.requestURL(r) && r.URL.Query().Get("moved") == "" {
+	if base := s.BaseURL(r); base != s.RequestURL(r) && r.URL.Query().Get("moved") == "" {
 		query := url.Values{"return": {back}, "moved": {"1"}}
 		http.Redirect(w, r, base+LoginPath+provider.Name()+"?"+query.Encode(), http.StatusSeeOther)
 		return nil

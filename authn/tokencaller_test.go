@@ -93,11 +93,7 @@ func TestAJobsTokenEndsWhenItsWorkloadIdentityChanges(t *testing.T) {
 	if caller := s.whoHas(bearer(token)...); caller.Job != s.Jobs[1] {
 		t.Errorf("with the same configuration: %+v", caller)
 	}
-	for name, jobs := range map[string][]*job.Issuer{
-		"others are let in":   {ci.issuer(t, "forgejo", "eblume/other")},
-		"it has another name": {ci.issuer(t, "renamed", "eblume/*")},
-		"it is gone":          nil,
-	} {
+	for name, jobs := range ci.changed(t) {
 		t.Run(name, func(t *testing.T) {
 			s.Jobs = jobs
 			s.wantRefused("revoked", "the workload identity forgejo is not what it was", bearer(token)...)
@@ -116,11 +112,7 @@ func TestAJobsKeyEndsWithItsWorkloadIdentity(t *testing.T) {
 	if caller := s.whoHas(basic("ci:eblume/app", text)...); caller.Name != "ci:eblume/app" || caller.Key == nil || caller.Job != nil {
 		t.Errorf("%+v", caller)
 	}
-	for name, jobs := range map[string][]*job.Issuer{
-		"others are let in":   {ci.issuer(t, "forgejo", "eblume/other")},
-		"it has another name": {ci.issuer(t, "renamed", "eblume/*")},
-		"it is gone":          nil,
-	} {
+	for name, jobs := range ci.changed(t) {
 		t.Run(name, func(t *testing.T) {
 			s.Jobs = jobs
 			s.wantRefused("revoked", "made by a job of forgejo, which is not here or not what it was", bearer(text)...)
@@ -153,4 +145,13 @@ func TestATokenLastsNoLongerThanTheJobsOwn(t *testing.T) {
 		time.Sleep(300 * time.Millisecond)
 		s.wantRefused(reasonTokenExpired, "has expired", bearer(token)...)
 	})
+}
+
+// changed returns what may become of a workload identity forgejo.
+func (c *ci) changed(t testing.TB) map[string][]*job.Issuer {
+	return map[string][]*job.Issuer{
+		"others are let in":   {c.issuer(t, "forgejo", "eblume/other")},
+		"it has another name": {c.issuer(t, "renamed", "eblume/*")},
+		"it is gone":          nil,
+	}
 }

@@ -182,7 +182,7 @@ func (a *access) scope(actions authz.Action) string {
 
 // challenge returns where a client is to fetch a token (RFC 6750, section 3).
 func (a *Auth) challenge(r *http.Request, scope, problem string) string {
-	challenge := `Bearer realm="` + a.requestURL(r) + `/auth/token",service="` + r.Host + `"`
+	challenge := `Bearer realm="` + a.site.RequestURL(r) + `/auth/token",service="` + r.Host + `"`
 	if scope != "" {
 		challenge += `,scope="` + scope + `"`
 	}

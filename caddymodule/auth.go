@@ -194,14 +194,6 @@ func logTarget(r *http.Request) {
 	logFields(r, target)
 }
 
-// requestURL returns the scheme and host of a request.
-func (a *Auth) requestURL(r *http.Request) string {
-	if isSecure(r) {
-		return "https://" + r.Host
-	}
-	return "http://" + r.Host
-}
-
 // clientAddress returns whose request it is, by Caddy's trusted_proxies.
 func clientAddress(r *http.Request) string {
 	address, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
