@@ -81,13 +81,12 @@ func (c *Cache) Provision(ctx caddy.Context) error {
 		room := &upstream.Room{
 			Registry: opened.registry,
 			MinFree:  func(total int64) int64 { return int64(options.minFree.of(uint64(total))) },
-			Pulls:    opened.pulls,
 			Log:      ctx.Slogger(),
 		}
 		c.caches = make(map[string]*upstream.Cache, len(caches))
 		for _, o := range caches {
 			o.Room = room
-			c.caches[o.Name] = upstream.NewCache(o, opened.registry, opened.transfers, opened.pulls)
+			c.caches[o.Name] = upstream.NewCache(o, opened.registry, opened.transfers)
 		}
 		return nil
 	})

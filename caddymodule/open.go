@@ -21,7 +21,6 @@ import (
 type openRegistry struct {
 	registry  *storage.Registry
 	transfers *upstream.Transfers
-	pulls     *upstream.Pulls
 	control   *control
 	throttle  *authn.Throttle
 	once      *authn.Once
@@ -49,7 +48,6 @@ func (o *openRegistry) secrets(a *App) (*secrets, error) {
 // Destruct closes the registry when no configuration uses it any more.
 func (o *openRegistry) Destruct() error {
 	o.transfers.Close()
-	o.pulls.Close()
 	flushed := o.registry.Accounts().FlushUsed(context.Background())
 	return errors.Join(flushed, o.control.close(), o.registry.Close())
 }
@@ -94,7 +92,6 @@ func (a *App) newRegistry(ctx context.Context) (_ caddy.Destructor, err error) {
 	return &openRegistry{
 		registry:  registry,
 		transfers: upstream.NewTransfers(registry, log),
-		pulls:     upstream.NewPulls(registry, log),
 		control:   control,
 		throttle:  authn.NewThrottle(),
 		once:      authn.NewOnce(),

@@ -11,18 +11,53 @@ import (
 )
 
 // StatBlob returns the size in bytes of a blob that a repository holds, or
-// ErrBlobUnknown.
+// ErrBlobUnknown. One that no manifest names yet is kept for a while from then on: who
+// asks may be about to push one.
 func (r *Registry) StatBlob(ctx context.Context, repository string, d digest.Digest) (int64, error) {
 	var size int64
+	var unreferenced, damaged sql.NullInt64
 	err := r.database.Read(ctx).QueryRow(`
-		SELECT b.size FROM blobs b
+		SELECT b.size, b.damaged, rb.unreferenced FROM blobs b
 		JOIN repositories r ON r.name = $1
 		JOIN repository_blobs rb ON rb.repository = r.id AND rb.blob = b.id
-		WHERE b.digest = $2`, repository, d.String()).Scan(&size)
-	if errors.Is(err, sql.ErrNoRows) {
+		WHERE b.digest = $2`, repository, d.String()).Scan(&size, &damaged, &unreferenced)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
 		return 0, blobUnknown(repository, d)
+	case err != nil:
+		return 0, err
+	case damaged.Valid:
+		return 0, fmt.Errorf("%w: the bytes of %s were found to be others, and are no longer served; push it again", ErrBlobUnknown, d)
+	case unreferenced.Valid && unreferenced.Int64 < now():
+		return size, r.keepUnreferenced(ctx, repository, d)
 	}
-	return size, err
+	return size, nil
+}
+
+// keepUnreferenced has a blob that no manifest names kept as if it had come just now, or
+// returns ErrBlobUnknown if it is gone.
+func (r *Registry) keepUnreferenced(ctx context.Context, repository string, d digest.Digest) error {
+	err := r.database.Write(ctx, func(tx Tx) error {
+		id, err := repositoryID(tx, repository)
+		if err != nil {
+			return err
+		}
+		held, err := holdsBlob(tx, id, d)
+		if err == nil && !held {
+			err = blobUnknown(repository, d)
+		}
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(`
+			UPDATE repository_blobs SET unreferenced = $1
+			WHERE repository = $2 AND blob = (SELECT id FROM blobs WHERE digest = $3) AND unreferenced IS NOT NULL`, now(), id, d.String())
+		return err
+	})
+	if errors.Is(err, ErrFull) {
+		return nil // it can be read; that it may go sooner does less harm
+	}
+	return err
 }
 
 // OpenBlob returns the bytes and the size of a blob that a repository holds, or
@@ -55,16 +90,17 @@ func (r *Registry) DeleteBlob(ctx context.Context, repository string, d digest.D
 		if !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
-		result, err := tx.Exec(`
-			DELETE FROM repository_blobs
-			WHERE repository = $1 AND blob = (SELECT id FROM blobs WHERE digest = $2)`, id, d.String())
+		var blob int64
+		err = tx.QueryRow(`
+			SELECT b.id FROM blobs b JOIN repository_blobs rb ON rb.blob = b.id
+			WHERE rb.repository = $1 AND b.digest = $2`, id, d.String()).Scan(&blob)
+		if errors.Is(err, sql.ErrNoRows) {
+			return blobUnknown(repository, d)
+		}
 		if err != nil {
 			return err
 		}
-		if n, err := result.RowsAffected(); err != nil || n == 0 {
-			return errors.Join(err, blobUnknown(repository, d))
-		}
-		return nil
+		return r.discardBlob(tx, id, blob)
 	})
 }
 
@@ -81,7 +117,7 @@ func (r *Registry) MountBlob(ctx context.Context, repository, from string, d dig
 		if err != nil {
 			return err
 		}
-		return linkBlob(tx, id, blob)
+		return r.hold(tx, id, blob)
 	})
 }
 
@@ -91,7 +127,7 @@ func mountSource(tx Tx, from string, d digest.Digest, readable func(string) bool
 		SELECT b.id, r.name FROM blobs b
 		JOIN repository_blobs rb ON rb.blob = b.id
 		JOIN repositories r ON r.id = rb.repository
-		WHERE b.digest = $1 AND ($2 = '' OR r.name = $2)`, d.String(), from)
+		WHERE b.digest = $1 AND b.damaged IS NULL AND ($2 = '' OR r.name = $2)`, d.String(), from)
 	if err != nil {
 		return 0, err
 	}
@@ -110,36 +146,32 @@ func mountSource(tx Tx, from string, d digest.Digest, readable func(string) bool
 }
 
 // addBlob records that a repository, a copy of the upstream's unless that is empty,
-// holds blob d, whose bytes are in the blob store.
-func addBlob(tx Tx, repository, upstream string, d digest.Digest, size int64) error {
+// holds blob d, whose bytes are in the blob store and were just found to be right.
+func (r *Registry) addBlob(tx Tx, repository, upstream string, d digest.Digest, size int64) error {
 	id, err := ensureRepository(tx, repository, upstream)
 	if err != nil {
 		return err
 	}
 	var blob int64
-	err = tx.QueryRow(`SELECT id FROM blobs WHERE digest = $1`, d.String()).Scan(&blob)
+	var damaged sql.NullInt64
+	err = tx.QueryRow(`SELECT id, damaged FROM blobs WHERE digest = $1`, d.String()).Scan(&blob, &damaged)
 	if errors.Is(err, sql.ErrNoRows) {
 		// That it is here is as good as a pull: what was fetched last is not evicted first.
 		at := now()
 		err = tx.QueryRow(`INSERT INTO blobs (digest, size, created, pulled) VALUES ($1, $2, $3, $4) RETURNING id`, d.String(), size, at, at).Scan(&blob)
+	} else if err == nil && damaged.Valid {
+		_, err = tx.Exec(`UPDATE blobs SET damaged = NULL WHERE id = $1`, blob)
 	}
 	if err != nil {
 		return err
 	}
-	return linkBlob(tx, id, blob)
-}
-
-func linkBlob(tx Tx, repository, blob int64) error {
-	_, err := tx.Exec(`
-		INSERT INTO repository_blobs (repository, blob, created) VALUES ($1, $2, $3)
-		ON CONFLICT (repository, blob) DO NOTHING`, repository, blob, now())
-	return err
+	return r.hold(tx, id, blob)
 }
 
 func holdsBlob(q Querier, repository int64, d digest.Digest) (bool, error) {
 	return exists(q.QueryRow(`
 		SELECT 1 FROM blobs b JOIN repository_blobs rb ON rb.blob = b.id
-		WHERE rb.repository = $1 AND b.digest = $2`, repository, d.String()))
+		WHERE rb.repository = $1 AND b.digest = $2 AND b.damaged IS NULL`, repository, d.String()))
 }
 
 func blobUnknown(repository string, d digest.Digest) error {

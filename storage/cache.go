@@ -22,14 +22,20 @@ type manifestKey struct{ repository, reference string }
 // database before that is not remembered after it.
 type manifestCache struct {
 	mu    sync.Mutex
-	lru   *simplelru.LRU[manifestKey, *Manifest]
+	lru   *simplelru.LRU[manifestKey, *cachedManifest]
 	bytes int
 	epoch uint64 // counts calls of forget
 }
 
+// cachedManifest is a manifest in memory.
+type cachedManifest struct {
+	*Manifest
+	pulled int64 // when that it is pulled was last noted
+}
+
 func newManifestCache() *manifestCache {
 	c := new(manifestCache)
-	lru, err := simplelru.NewLRU(math.MaxInt32, func(_ manifestKey, m *Manifest) {
+	lru, err := simplelru.NewLRU(math.MaxInt32, func(_ manifestKey, m *cachedManifest) {
 		c.bytes -= len(m.Content) + cacheOverhead
 	})
 	if err != nil {
@@ -39,11 +45,19 @@ func newManifestCache() *manifestCache {
 	return c
 }
 
-func (c *manifestCache) get(repository, reference string) *Manifest {
+// get returns what is remembered, nil if it is not, and whether that it is pulled at a
+// time is to be noted.
+func (c *manifestCache) get(repository, reference string, at int64) (_ *Manifest, note bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	m, _ := c.lru.Get(manifestKey{repository, reference})
-	return m
+	m, ok := c.lru.Get(manifestKey{repository, reference})
+	if !ok {
+		return nil, false
+	}
+	if note = at-m.pulled >= pullPrecision; note {
+		m.pulled = at
+	}
+	return m.Manifest, note
 }
 
 // epochNow is to be asked before a manifest is read that may be put.
@@ -53,8 +67,9 @@ func (c *manifestCache) epochNow() uint64 {
 	return c.epoch
 }
 
-// put remembers m unless anything was forgotten since epoch.
-func (c *manifestCache) put(repository, reference string, m *Manifest, epoch uint64) {
+// put remembers m, whose pull at a time is noted, unless anything was forgotten since
+// epoch.
+func (c *manifestCache) put(repository, reference string, m *Manifest, epoch uint64, at int64) {
 	if len(m.Content) > cacheEntryBytes {
 		return
 	}
@@ -64,7 +79,7 @@ func (c *manifestCache) put(repository, reference string, m *Manifest, epoch uin
 	if c.epoch != epoch || c.lru.Contains(key) {
 		return
 	}
-	c.lru.Add(key, m)
+	c.lru.Add(key, &cachedManifest{m, at})
 	c.bytes += len(m.Content) + cacheOverhead
 	for c.bytes > cacheBytes {
 		c.lru.RemoveOldest()

@@ -102,7 +102,7 @@ func (r *Registry) CachedBlob(ctx context.Context, upstream string, d digest.Dig
 		SELECT b.size FROM blobs b
 		JOIN repository_blobs rb ON rb.blob = b.id
 		JOIN repositories r ON r.id = rb.repository
-		WHERE b.digest = $1 AND r.upstream = $2 LIMIT 1`, d.String(), upstream).Scan(&size)
+		WHERE b.digest = $1 AND b.damaged IS NULL AND r.upstream = $2 LIMIT 1`, d.String(), upstream).Scan(&size)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, fmt.Errorf("%w: no copy of a repository of %s holds %s", ErrBlobUnknown, upstream, d)
 	}
@@ -126,7 +126,7 @@ func (r *Registry) LinkCached(ctx context.Context, upstream, repository string, 
 			SELECT b.id FROM blobs b
 			JOIN repository_blobs rb ON rb.blob = b.id
 			JOIN repositories r ON r.id = rb.repository
-			WHERE b.digest = $1 AND r.upstream = $2 LIMIT 1`, d.String(), upstream).Scan(&blob)
+			WHERE b.digest = $1 AND b.damaged IS NULL AND r.upstream = $2 LIMIT 1`, d.String(), upstream).Scan(&blob)
 		if errors.Is(err, sql.ErrNoRows) {
 			return blobUnknown(repository, d)
 		}
@@ -137,6 +137,6 @@ func (r *Registry) LinkCached(ctx context.Context, upstream, repository string, 
 		if err != nil {
 			return err
 		}
-		return linkBlob(tx, id, blob)
+		return r.hold(tx, id, blob)
 	})
 }

@@ -27,6 +27,8 @@ var (
 	// ErrFull means that the disk, or the quota that stands for it, has no room left.
 	// Nothing of the refused write stays.
 	ErrFull = errors.New("storage is full")
+	// ErrQuota means that a repository may hold no more.
+	ErrQuota = errors.New("over quota")
 	// ErrInUse means that another process owns the storage.
 	ErrInUse = errors.New("storage is in use by another process")
 )

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -28,18 +27,6 @@ func (r *Registry) Space() (_ Space, ok bool, err error) {
 	}
 	space, err := reporter.Space()
 	return space, true, err
-}
-
-// Pulled records when blobs of copies were last pulled.
-func (r *Registry) Pulled(ctx context.Context, at map[digest.Digest]time.Time) error {
-	return r.database.Write(ctx, func(tx Tx) error {
-		for d, pulled := range at {
-			if _, err := tx.Exec(`UPDATE blobs SET pulled = $1 WHERE digest = $2 AND pulled < $1`, pulled.Unix(), d.String()); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
 }
 
 // evictable are the blobs that only copies hold: what was pushed is never evicted.
@@ -85,29 +72,33 @@ func (r *Registry) Evict(ctx context.Context, n int64) (freed int64, err error) 
 	return freed, nil
 }
 
-// evict removes a blob, its facts first, and returns its size; 0 if it may not go.
+// evict takes a blob from all copies, and returns how many bytes that frees; 0 if it may
+// not go.
 func (r *Registry) evict(ctx context.Context, d digest.Digest) (size int64, err error) {
-	lock := r.committingLock(d)
-	lock.Lock()
-	defer lock.Unlock()
+	var gone digest.Digest
 	err = r.database.Write(ctx, func(tx Tx) error {
-		size = 0
+		gone, size = "", 0
 		var blob int64
-		if err := tx.QueryRow(`SELECT id, size FROM blobs b WHERE digest = $1 AND`+evictable, d.String()).Scan(&blob, &size); err != nil {
+		if err := tx.QueryRow(`SELECT id FROM blobs b WHERE digest = $1 AND`+evictable, d.String()).Scan(&blob); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(`DELETE FROM repository_blobs WHERE blob = $1`, blob); err != nil {
+		holders, err := scanIDs(tx.Query(`SELECT repository FROM repository_blobs WHERE blob = $1`, blob))
+		if err != nil {
 			return err
 		}
-		_, err := tx.Exec(`DELETE FROM blobs WHERE id = $1`, blob)
+		for _, repository := range holders {
+			if err := r.letGo(tx, repository, blob); err != nil {
+				return err
+			}
+		}
+		gone, size, err = forgetBlob(tx, blob)
 		return err
 	})
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, nil
 	}
-	if err != nil {
+	if err != nil || gone == "" {
 		return 0, err
 	}
-	// Bytes without a fact would never be found again, so they go whoever has left.
-	return size, r.blobs.Delete(context.WithoutCancel(ctx), d)
+	return size, r.removeBytes(ctx, gone)
 }

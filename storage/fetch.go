@@ -143,7 +143,7 @@ func (f *Fetch) Commit(ctx context.Context, upstream string, repositories []stri
 	}
 	return f.registry.commitUpload(ctx, f.id, f.writer, f.digest, func(tx Tx) error {
 		for _, repository := range repositories {
-			if err := addBlob(tx, repository, upstream, f.digest, f.writer.Size()); err != nil {
+			if err := f.registry.addBlob(tx, repository, upstream, f.digest, f.writer.Size()); err != nil {
 				return err
 			}
 		}

@@ -51,6 +51,9 @@ func (r *Registry) PutManifest(ctx context.Context, repository string, m *Manife
 		if err != nil {
 			return err
 		}
+		if err := r.reviveChildren(tx, id, m); err != nil {
+			return err
+		}
 		if err := checkPresent(tx, id, m, put.Sparse); err != nil {
 			return err
 		}
@@ -131,12 +134,18 @@ func exists(row Row) (bool, error) {
 func insertManifest(tx Tx, repository int64, m *Manifest) (int64, error) {
 	var id int64
 	var mediaType string
-	err := tx.QueryRow(`SELECT id, media_type FROM manifests WHERE repository = $1 AND digest = $2`, repository, m.Digest.String()).Scan(&id, &mediaType)
+	var untagged sql.NullInt64
+	err := tx.QueryRow(`SELECT id, media_type, untagged FROM manifests WHERE repository = $1 AND digest = $2`, repository, m.Digest.String()).
+		Scan(&id, &mediaType, &untagged)
 	if err == nil {
 		if mediaType != m.MediaType {
 			return 0, fmt.Errorf("%w: %s is in the repository as %q", ErrManifestInvalid, m.Digest, mediaType)
 		}
-		return id, nil
+		if untagged.Valid && untagged.Int64 < now() {
+			// It counts as pushed just now, whoever comes to need it.
+			_, err = tx.Exec(`UPDATE manifests SET untagged = $1 WHERE id = $2`, now(), id)
+		}
+		return id, err
 	}
 	if !errors.Is(err, sql.ErrNoRows) {
 		return 0, err
@@ -151,55 +160,25 @@ func insertManifest(tx Tx, repository int64, m *Manifest) (int64, error) {
 	}
 	subject := sql.NullString{String: m.Subject.String(), Valid: m.Subject != ""}
 	err = tx.QueryRow(`
-		INSERT INTO manifests (repository, digest, media_type, size, subject, artifact_type, annotations, created, content)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id`,
-		repository, m.Digest.String(), m.MediaType, len(m.Content), subject, m.ArtifactType, annotations, now(), m.Content).Scan(&id)
+		INSERT INTO manifests (repository, digest, media_type, size, subject, artifact_type, annotations, created, untagged, content)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING id`,
+		repository, m.Digest.String(), m.MediaType, len(m.Content), subject, m.ArtifactType, annotations, now(), now(), m.Content).Scan(&id)
 	if err != nil {
 		return 0, err
 	}
-	for _, ref := range m.references() {
-		if _, err := tx.Exec(`INSERT INTO manifest_references (repository, digest, manifest, size) VALUES ($1, $2, $3, $4)`, repository, ref.Digest.String(), id, ref.Size); err != nil {
-			return 0, err
-		}
-	}
-	return id, nil
-}
-
-// putTag makes a tag name a manifest, if check, unless that is nil, lets it. It returns
-// nil if the tag does already.
-func putTag(tx Tx, repository int64, tag string, manifest int64, check func(tag string, exists bool) error) (*TagChange, error) {
-	change := &TagChange{Tag: tag}
-	var current int64
-	err := tx.QueryRow(`
-		SELECT m.id, m.digest FROM tags t JOIN manifests m ON m.id = t.manifest
-		WHERE t.repository = $1 AND t.name = $2`, repository, tag).Scan(&current, &change.Previous)
-	found := err == nil
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return nil, err
-	}
-	if found && current == manifest {
-		return nil, nil
-	}
-	if check != nil {
-		if err := check(tag, found); err != nil {
-			return nil, err
-		}
-	}
-	if found {
-		_, err = tx.Exec(`UPDATE tags SET manifest = $1, updated = $2 WHERE repository = $3 AND name = $4`, manifest, now(), repository, tag)
-	} else {
-		_, err = tx.Exec(`INSERT INTO tags (repository, name, manifest, updated) VALUES ($1, $2, $3, $4)`, repository, tag, manifest, now())
-	}
-	return change, err
+	return id, reference(tx, repository, id, m)
 }
 
 // Manifest returns a manifest of a repository, of which only Digest, MediaType and
-// Content are set, or ErrManifestUnknown or ErrNameUnknown.
+// Content are set, or ErrManifestUnknown or ErrNameUnknown. It counts as pulled.
 func (r *Registry) Manifest(ctx context.Context, repository string, ref Reference) (*Manifest, error) {
-	key := ref.String()
+	key, at := ref.String(), now()
 	remember := ref.Digest != "" || !r.database.Shared()
 	if remember {
-		if m := r.manifests.get(repository, key); m != nil {
+		if m, note := r.manifests.get(repository, key, at); m != nil {
+			if note {
+				r.pulls.noteManifest(repository, m.Digest, at)
+			}
 			return m, nil
 		}
 	}
@@ -227,8 +206,12 @@ func (r *Registry) Manifest(ctx context.Context, repository string, ref Referenc
 	if err != nil {
 		return nil, err
 	}
+	if computed := m.Digest.Algorithm().FromBytes(m.Content); computed != m.Digest {
+		return nil, fmt.Errorf("manifest %s of repository %q is damaged: its bytes have digest %s", m.Digest, repository, computed)
+	}
+	r.pulls.noteManifest(repository, m.Digest, at)
 	if remember {
-		r.manifests.put(repository, key, m, epoch)
+		r.manifests.put(repository, key, m, epoch, at)
 	}
 	return m, nil
 }
@@ -241,18 +224,14 @@ func (r *Registry) DeleteManifest(ctx context.Context, repository string, d dige
 		if err != nil {
 			return err
 		}
-		var manifest int64
-		err = tx.QueryRow(`SELECT id FROM manifests WHERE repository = $1 AND digest = $2`, id, d.String()).Scan(&manifest)
+		manifest, err := manifestID(tx, id, d)
 		if errors.Is(err, sql.ErrNoRows) {
 			return fmt.Errorf("%w: %s is not in repository %q", ErrManifestUnknown, d, repository)
 		}
 		if err != nil {
 			return err
 		}
-		if forgotten, err = scanStrings(tx.Query(`DELETE FROM tags WHERE manifest = $1 RETURNING name`, manifest)); err != nil {
-			return err
-		}
-		_, err = tx.Exec(`DELETE FROM manifests WHERE id = $1`, manifest)
+		forgotten, err = discardManifest(tx, id, manifest, false)
 		return err
 	})
 	if err == nil {
@@ -261,26 +240,9 @@ func (r *Registry) DeleteManifest(ctx context.Context, repository string, d dige
 	return err
 }
 
-// DeleteTag removes a tag; the manifest that it named stays.
-func (r *Registry) DeleteTag(ctx context.Context, repository, tag string) error {
-	err := r.database.Write(ctx, func(tx Tx) error {
-		id, err := repositoryID(tx, repository)
-		if err != nil {
-			return err
-		}
-		result, err := tx.Exec(`DELETE FROM tags WHERE repository = $1 AND name = $2`, id, tag)
-		if err != nil {
-			return err
-		}
-		if n, err := result.RowsAffected(); err != nil || n == 0 {
-			return errors.Join(err, fmt.Errorf("%w: tag %q is not in repository %q", ErrManifestUnknown, tag, repository))
-		}
-		return nil
-	})
-	if err == nil {
-		r.manifests.forget(repository, tag)
-	}
-	return err
+func manifestID(q Querier, repository int64, d digest.Digest) (id int64, err error) {
+	err = q.QueryRow(`SELECT id FROM manifests WHERE repository = $1 AND digest = $2`, repository, d.String()).Scan(&id)
+	return id, err
 }
 
 // DeleteRepository removes all tags, manifests and blobs from a repository. Its name
@@ -292,16 +254,7 @@ func (r *Registry) DeleteRepository(ctx context.Context, repository string) erro
 		if err != nil {
 			return err
 		}
-		tags, err := scanStrings(tx.Query(`DELETE FROM tags WHERE repository = $1 RETURNING name`, id))
-		if err != nil {
-			return err
-		}
-		manifests, err := scanStrings(tx.Query(`DELETE FROM manifests WHERE repository = $1 RETURNING digest`, id))
-		if err != nil {
-			return err
-		}
-		forgotten = append(tags, manifests...)
-		_, err = tx.Exec(`DELETE FROM repository_blobs WHERE repository = $1`, id)
+		forgotten, err = r.discardAll(tx, id)
 		return err
 	})
 	if err == nil {

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,6 +24,8 @@ type Registry struct {
 	database  Database
 	manifests *manifestCache
 	accounts  *Accounts
+	pulls     pulls
+	quotas    atomic.Pointer[[]Quota]
 
 	mu      sync.Mutex
 	uploads map[string]*uploadLock // those that a request works on
@@ -50,7 +53,7 @@ func New(ctx context.Context, blobs BlobStore, database Database) (*Registry, er
 
 // Close ends the registry; no method may be called after it.
 func (r *Registry) Close() error {
-	return errors.Join(r.database.Close(), r.blobs.Close())
+	return errors.Join(r.FlushPulls(context.Background()), r.database.Close(), r.blobs.Close())
 }
 
 // Accounts returns who may sign in to the registry.

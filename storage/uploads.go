@@ -330,7 +330,7 @@ func (r *Registry) suspendUpload(ctx context.Context, id string, w BlobWriter) e
 
 // commitPush makes an upload a blob of its repository. With an error it is gone.
 func (r *Registry) commitPush(ctx context.Context, repository, id string, w BlobWriter, d digest.Digest) error {
-	return r.commitUpload(ctx, id, w, d, func(tx Tx) error { return addBlob(tx, repository, "", d, w.Size()) })
+	return r.commitUpload(ctx, id, w, d, func(tx Tx) error { return r.addBlob(tx, repository, "", d, w.Size()) })
 }
 
 // commitUpload makes an upload a blob, and add the facts of it. With an error it is gone.
@@ -353,9 +353,9 @@ func (r *Registry) commitUpload(ctx context.Context, id string, w BlobWriter, d 
 	if err == nil {
 		return nil
 	}
-	full := errors.Is(err, ErrFull)
+	refused := errors.Is(err, ErrFull) || errors.Is(err, ErrQuota)
 	err = errors.Join(err, r.forgetUpload(ctx, id))
-	if !full {
+	if !refused {
 		// Not all of a transaction that failed need be undone: if it was its sync that
 		// failed, it may be found when the database is opened again, and the fact must not
 		// lack its bytes then.
@@ -374,6 +374,20 @@ func (r *Registry) discardUnknownBlob(ctx context.Context, d digest.Digest) erro
 	if r.database.Shared() {
 		return nil // another process may be about to write the fact
 	}
+	known, err := exists(r.database.Read(ctx).QueryRow(`SELECT 1 FROM blobs WHERE digest = $1`, d.String()))
+	if err != nil || known {
+		return err
+	}
+	return r.blobs.Delete(ctx, d)
+}
+
+// removeBytes removes the bytes of a blob of which the fact is gone, unless it is back by
+// now. Bytes without a fact take room until they are swept up, so they go whoever has left.
+func (r *Registry) removeBytes(ctx context.Context, d digest.Digest) error {
+	ctx = context.WithoutCancel(ctx)
+	lock := r.committingLock(d)
+	lock.Lock()
+	defer lock.Unlock()
 	known, err := exists(r.database.Read(ctx).QueryRow(`SELECT 1 FROM blobs WHERE digest = $1`, d.String()))
 	if err != nil || known {
 		return err

@@ -89,7 +89,7 @@ func (v *View) OpenBlob(ctx context.Context, repository string, d digest.Digest)
 		blob, size, err := v.cache.registry.OpenBlob(ctx, repository, d)
 		if err == nil {
 			v.note(Hit)
-			v.cache.pulls.note(d)
+			v.cache.registry.NotePull(d)
 			return &served{blob, v.cache.Meter}, size, nil
 		}
 		if !isAbsent(err) {
@@ -103,7 +103,7 @@ func (v *View) OpenBlob(ctx context.Context, repository string, d digest.Digest)
 			return nil, 0, v.explain(err, storage.ErrBlobUnknown)
 		}
 		v.note(Miss)
-		v.cache.pulls.note(d)
+		v.cache.registry.NotePull(d)
 		return blob, size, nil
 	}
 }

@@ -39,7 +39,6 @@ type Cache struct {
 	Options
 	registry  *storage.Registry
 	transfers *Transfers
-	pulls     *Pulls
 
 	asking  singleflight.Group
 	since   sync.Map    // of what is asked → when it began
@@ -64,12 +63,11 @@ const (
 )
 
 // NewCache returns a cache that keeps copies in registry.
-func NewCache(options Options, registry *storage.Registry, transfers *Transfers, pulls *Pulls) *Cache {
+func NewCache(options Options, registry *storage.Registry, transfers *Transfers) *Cache {
 	return &Cache{
 		Options:   options,
 		registry:  registry,
 		transfers: transfers,
-		pulls:     pulls,
 		refused:   newLRU[string, refused](maxRefused),
 		tags:      newLRU[tagKey, tagState](maxTagStates),
 		unkept:    newLRU[string, struct{}](maxUnkept),

@@ -45,7 +45,6 @@ type site struct {
 	database  storage.Database
 	registry  *storage.Registry
 	transfers *Transfers
-	pulls     *Pulls
 	client    *Client
 	cache     *Cache
 	counts    *counts
@@ -93,15 +92,15 @@ func (s *site) open() {
 	}
 	s.counts, s.log = newCounts(), new(logged)
 	log := slog.New(slog.NewTextHandler(s.log, nil))
-	s.transfers, s.pulls = NewTransfers(s.registry, log), NewPulls(s.registry, log)
+	s.transfers = NewTransfers(s.registry, log)
 	s.client = s.setup.client
 	if s.client == nil {
 		s.client = s.newClient()
 	}
 	options := s.setup.options
 	options.Name, options.Client, options.Log, options.Meter = hub, s.client, log, s.counts.meter()
-	options.Room = &Room{Registry: s.registry, MinFree: func(int64) int64 { return s.setup.minFree }, Pulls: s.pulls, Log: log}
-	s.cache = NewCache(options, s.registry, s.transfers, s.pulls)
+	options.Room = &Room{Registry: s.registry, MinFree: func(int64) int64 { return s.setup.minFree }, Log: log}
+	s.cache = NewCache(options, s.registry, s.transfers)
 	s.server = httptest.NewUnstartedServer(s)
 	s.server.EnableHTTP2 = s.setup.tls
 	if s.setup.client != nil {
@@ -142,7 +141,6 @@ func (s *site) close() {
 		s.server.Close()
 	}
 	s.transfers.Close()
-	s.pulls.Close()
 	s.client.Close()
 	if err := s.registry.Close(); err != nil {
 		s.t.Error(err)

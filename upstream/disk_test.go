@@ -241,9 +241,11 @@ func (s *site) push(repository string, blob upstreamtest.Blob) {
 	}
 }
 
-// pulledLater has a blob pulled in so many hours, which is not written down yet.
+// pulledLater has a blob pulled in so many hours.
 func (s *site) pulledLater(blob upstreamtest.Blob, hours int) {
-	s.pulls.mu.Lock()
-	defer s.pulls.mu.Unlock()
-	s.pulls.at[blob.Digest] = time.Now().Add(time.Duration(hours) * time.Hour)
+	s.t.Helper()
+	at := time.Now().Add(time.Duration(hours) * time.Hour)
+	if err := s.registry.Pulled(s.t.Context(), map[digest.Digest]time.Time{blob.Digest: at}); err != nil {
+		s.t.Fatal(err)
+	}
 }

@@ -17,9 +17,7 @@ type Room struct {
 	Registry *storage.Registry
 	// MinFree returns how many bytes of a disk of the given size are to stay free.
 	MinFree func(total int64) int64
-	// Pulls are written down before blobs are evicted in their order. It may be nil.
-	Pulls *Pulls
-	Log   *slog.Logger
+	Log     *slog.Logger
 
 	mu sync.Mutex // held while evicting: those who wait may find that there is room
 }
@@ -36,8 +34,8 @@ func (r *Room) make(ctx context.Context, n int64) bool {
 	if missing, _ = r.missing(n); missing <= 0 {
 		return true
 	}
-	if r.Pulls != nil {
-		r.Pulls.write()
+	if err := r.Registry.FlushPulls(ctx); err != nil {
+		r.Log.Error("writing down what was pulled", "error", err)
 	}
 	if err := r.evict(ctx, missing, n); err != nil {
 		r.Log.Error("evicting", "error", err)

@@ -1,0 +1,244 @@
+package storage
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/dustin/go-humanize"
+)
+
+// Quota limits how many bytes the blobs of some of this registry's own repositories may
+// have, those that several of them hold counted once.
+type Quota struct {
+	// Name tells quotas apart, and is told to who meets it: the globs that it is for.
+	Name  string
+	Match func(repository string) bool
+	Bytes int64
+}
+
+// Names of rows of the table usage, or what they begin with.
+const (
+	usageCopies      = "copies"
+	usageNamespace   = "namespace "
+	usageQuota       = "quota "
+	privateNamespace = "private" // of this registry's own repositories
+)
+
+// SetQuotas makes quotas those that pushes are held to from now on. What they are to
+// count is counted once; that takes a while if there is much.
+func (r *Registry) SetQuotas(ctx context.Context, quotas []Quota) error {
+	r.quotas.Store(&quotas)
+	wanted := make(map[string]bool, len(quotas))
+	for _, q := range quotas {
+		wanted[usageQuota+q.Name] = true
+	}
+	known, err := scanStrings(r.database.Read(ctx).Query(`SELECT name FROM usage WHERE name LIKE 'quota %'`))
+	if err != nil {
+		return err
+	}
+	return r.database.Write(ctx, func(tx Tx) error {
+		for _, name := range known {
+			// One that nobody keeps up to date would be wrong when it is wanted again.
+			if !wanted[name] {
+				if _, err := tx.Exec(`DELETE FROM usage WHERE name = $1`, name); err != nil {
+					return err
+				}
+			}
+		}
+		for _, q := range quotas {
+			if err := countQuota(tx, q); err != nil {
+				return fmt.Errorf("quota %s: %w", q.Name, err)
+			}
+		}
+		return nil
+	})
+}
+
+// countQuota counts what a quota is for, unless that is known.
+func countQuota(tx Tx, q Quota) error {
+	known, err := exists(tx.QueryRow(`SELECT 1 FROM usage WHERE name = $1`, usageQuota+q.Name))
+	if err != nil || known {
+		return err
+	}
+	names, err := scanStrings(tx.Query(`SELECT name FROM repositories WHERE upstream IS NULL ORDER BY id`))
+	if err != nil {
+		return err
+	}
+	var bytes int64
+	counted := make(map[int64]bool)
+	for _, name := range names {
+		if !q.Match(name) {
+			continue
+		}
+		if err := countBlobs(tx, name, counted, &bytes); err != nil {
+			return err
+		}
+	}
+	_, err = tx.Exec(`INSERT INTO usage (name, bytes) VALUES ($1, $2)`, usageQuota+q.Name, bytes)
+	return err
+}
+
+// countBlobs adds the sizes of a repository's blobs that are not counted yet.
+func countBlobs(tx Tx, repository string, counted map[int64]bool, bytes *int64) error {
+	rows, err := tx.Query(`
+		SELECT b.id, b.size FROM repositories r
+		JOIN repository_blobs rb ON rb.repository = r.id
+		JOIN blobs b ON b.id = rb.blob WHERE r.name = $1`, repository)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var blob, size int64
+		if err := rows.Scan(&blob, &size); err != nil {
+			return err
+		}
+		if !counted[blob] {
+			counted[blob] = true
+			*bytes += size
+		}
+	}
+	return rows.Err()
+}
+
+// CheckQuota returns ErrQuota if a repository may not hold n bytes more.
+func (r *Registry) CheckQuota(ctx context.Context, repository string, n int64) error {
+	for _, q := range r.quotasOf(repository) {
+		used, err := usage(r.database.Read(ctx), usageQuota+q.Name)
+		if err != nil {
+			return err
+		}
+		if used+n > q.Bytes {
+			return overQuota(q, used)
+		}
+	}
+	return nil
+}
+
+func overQuota(q Quota, used int64) error {
+	return fmt.Errorf("%w: %s of %s are used under quota %s; delete what is not needed, it counts no more at once",
+		ErrQuota, humanize.IBytes(uint64(used)), humanize.IBytes(uint64(q.Bytes)), q.Name)
+}
+
+func (r *Registry) quotasOf(repository string) []Quota {
+	var all []Quota
+	if quotas := r.quotas.Load(); quotas != nil {
+		for _, q := range *quotas {
+			if q.Match(repository) {
+				all = append(all, q)
+			}
+		}
+	}
+	return all
+}
+
+// usage returns how many bytes are counted under a name.
+func usage(q Querier, name string) (int64, error) {
+	var bytes int64
+	err := q.QueryRow(`SELECT bytes FROM usage WHERE name = $1`, name).Scan(&bytes)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = nil
+	}
+	return bytes, err
+}
+
+// CopiedBytes returns how many bytes the blobs have that only copies of upstreams'
+// repositories hold, which is what eviction could free at most.
+func (r *Registry) CopiedBytes(ctx context.Context) (int64, error) {
+	return usage(r.database.Read(ctx), usageCopies)
+}
+
+// count tells the table usage that a repository came to hold a blob (sign is 1), or
+// ceased to (-1), which the facts say by now. ErrQuota: it may not come to.
+func (r *Registry) count(tx Tx, repository, blob, sign int64) error {
+	var size int64
+	var name, upstream string
+	err := tx.QueryRow(`SELECT b.size, r.name, coalesce(r.upstream, '') FROM blobs b, repositories r WHERE b.id = $1 AND r.id = $2`, blob, repository).
+		Scan(&size, &name, &upstream)
+	if err != nil || size == 0 {
+		return err
+	}
+	var quotas []Quota
+	if upstream == "" {
+		quotas = r.quotasOf(name)
+	}
+	others, err := otherHolders(tx, repository, blob, upstream, quotas)
+	if err != nil {
+		return err
+	}
+	if !others.namespace {
+		if err := addUsage(tx, usageNamespace+cmp.Or(upstream, privateNamespace), sign*size); err != nil {
+			return err
+		}
+	}
+	switch {
+	case upstream != "" && !others.own && !others.copies:
+		err = addUsage(tx, usageCopies, sign*size)
+	case upstream == "" && !others.own && others.copies:
+		err = addUsage(tx, usageCopies, -sign*size)
+	}
+	for _, q := range others.quotas {
+		if err == nil {
+			err = addQuota(tx, q, sign*size)
+		}
+	}
+	return err
+}
+
+// holders is which repositories hold a blob.
+type holders struct {
+	own       bool    // some of this registry's own do
+	copies    bool    // some copy does; it may not be known if own is true
+	namespace bool    // some one of the namespace does
+	quotas    []Quota // under which none does
+}
+
+// otherHolders returns who holds a blob besides one repository. It looks at no more of
+// them than it takes: all images may share a blob.
+func otherHolders(tx Tx, repository, blob int64, upstream string, quotas []Quota) (holders, error) {
+	found := holders{quotas: quotas}
+	rows, err := tx.Query(`
+		SELECT r.name, coalesce(r.upstream, '') FROM repository_blobs rb JOIN repositories r ON r.id = rb.repository
+		WHERE rb.blob = $1 AND rb.repository <> $2`, blob, repository)
+	if err != nil {
+		return found, err
+	}
+	defer rows.Close()
+	for rows.Next() && !(found.namespace && len(found.quotas) == 0) {
+		var name, of string
+		if err := rows.Scan(&name, &of); err != nil {
+			return found, err
+		}
+		found.namespace = found.namespace || of == upstream
+		if of != "" {
+			found.copies = true
+			continue
+		}
+		found.own = true
+		found.quotas = slices.DeleteFunc(found.quotas, func(q Quota) bool { return q.Match(name) })
+	}
+	return found, rows.Err()
+}
+
+// addQuota adds to what is counted under a quota, or returns ErrQuota.
+func addQuota(tx Tx, q Quota, bytes int64) error {
+	if err := addUsage(tx, usageQuota+q.Name, bytes); err != nil || bytes < 0 {
+		return err
+	}
+	used, err := usage(tx, usageQuota+q.Name)
+	if err == nil && used > q.Bytes {
+		err = overQuota(q, used-bytes)
+	}
+	return err
+}
+
+func addUsage(tx Tx, name string, bytes int64) error {
+	_, err := tx.Exec(`
+		INSERT INTO usage (name, bytes) VALUES ($1, $2)
+		ON CONFLICT (name) DO UPDATE SET bytes = usage.bytes + excluded.bytes`, name, bytes)
+	return err
+}
