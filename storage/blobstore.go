@@ -18,6 +18,9 @@ type BlobStore interface {
 	Open(ctx context.Context, d digest.Digest) (io.ReadSeekCloser, error)
 	// Delete removes the bytes of blob d; that there are none is no error.
 	Delete(ctx context.Context, d digest.Digest) error
+	// Blobs lists the blobs that there are bytes of, in no order. What is added or deleted
+	// meanwhile may be among them or not.
+	Blobs(ctx context.Context) iter.Seq2[digest.Digest, error]
 
 	// Writer goes on with the upload id, a UUID, from the state that Suspend gave in this
 	// or an earlier process; a state of size 0 begins it. The writer may hold more bytes

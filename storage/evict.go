@@ -100,5 +100,6 @@ func (r *Registry) evict(ctx context.Context, d digest.Digest) (size int64, err 
 	if err != nil || gone == "" {
 		return 0, err
 	}
-	return size, r.removeBytes(ctx, gone)
+	_, err = r.removeBytes(ctx, gone)
+	return size, err
 }

@@ -29,6 +29,9 @@ type Registry struct {
 
 	mu      sync.Mutex
 	uploads map[string]*uploadLock // those that a request works on
+	pushing map[string]int         // repositories that blobs are being pushed to → how many
+
+	collecting chan struct{} // has room for the one that collects
 
 	// committing has the locks that are held while blobs get their bytes and their facts.
 	// There are many, so that blobs that share one seldom wait for each other's disk.
@@ -44,6 +47,9 @@ func New(ctx context.Context, blobs BlobStore, database Database) (*Registry, er
 		manifests: newManifestCache(),
 		accounts:  NewAccounts(database),
 		uploads:   make(map[string]*uploadLock),
+		pushing:   make(map[string]int),
+
+		collecting: make(chan struct{}, 1),
 	}
 	if err := r.discardOrphans(ctx); err != nil {
 		return nil, fmt.Errorf("cleaning up uploads: %w", err)

@@ -3,6 +3,7 @@ package storage_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"path/filepath"
 	"testing"
 
@@ -11,6 +12,10 @@ import (
 	"github.com/eblume/caddy-registry/storage/sqlite"
 	"github.com/eblume/caddy-registry/storage/storagetest"
 )
+
+func init() {
+	flag.DurationVar(&storagetest.Collecting, "collecting", 0, "how long content is pushed, deleted and collected at once; 0: a moment")
+}
 
 // openDir opens the storage that a registry has by default, in one folder.
 func openDir(dir string) (storage.BlobStore, storage.Database, error) {

@@ -55,6 +55,21 @@ func (r *Registry) lockUpload(ctx context.Context, id string, body Body) (unlock
 	}
 }
 
+// beginPush keeps what was pushed to a repository before, and is not named by a manifest
+// yet, until end is called.
+func (r *Registry) beginPush(repository string) (end func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pushing[repository]++
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.pushing[repository]--; r.pushing[repository] == 0 {
+			delete(r.pushing, repository)
+		}
+	}
+}
+
 // tryLockUpload makes the caller the only one who works on an upload, or returns who
 // else does.
 func (r *Registry) tryLockUpload(id string, body Body) (unlock func(), other *uploadLock) {
@@ -142,6 +157,7 @@ func (r *Registry) FinishUpload(ctx context.Context, repository, id string, chun
 // PushBlob makes body the blob d of a repository in one step: nothing of it stays
 // unless it returns nil.
 func (r *Registry) PushBlob(ctx context.Context, repository string, body io.Reader, d digest.Digest) error {
+	defer r.beginPush(repository)()
 	id := uuid.NewString()
 	w, err := r.blobs.Writer(ctx, id, UploadState{Algorithm: d.Algorithm()})
 	if err != nil {
@@ -240,9 +256,14 @@ func (r *Registry) uploadState(ctx context.Context, repository, id string) (Uplo
 // receive appends a chunk to an upload. With an error, what arrived is recorded or the
 // upload is gone, and the lock is released; the writer is then only good for its size.
 func (r *Registry) receive(ctx context.Context, repository, id string, chunk Chunk) (_ BlobWriter, unlock func(), err error) {
-	release, err := r.lockUpload(ctx, id, chunk.Body)
+	unlocked, err := r.lockUpload(ctx, id, chunk.Body)
 	if err != nil {
 		return nil, nil, err
+	}
+	pushed := r.beginPush(repository)
+	release := func() {
+		pushed()
+		unlocked()
 	}
 	defer func() {
 		if err != nil {
@@ -381,18 +402,19 @@ func (r *Registry) discardUnknownBlob(ctx context.Context, d digest.Digest) erro
 	return r.blobs.Delete(ctx, d)
 }
 
-// removeBytes removes the bytes of a blob of which the fact is gone, unless it is back by
-// now. Bytes without a fact take room until they are swept up, so they go whoever has left.
-func (r *Registry) removeBytes(ctx context.Context, d digest.Digest) error {
+// removeBytes removes the bytes of a blob of which there is no fact, and reports whether
+// it did: there may be one by now. What was begun is ended whoever has left, since such
+// bytes take room until they are swept up.
+func (r *Registry) removeBytes(ctx context.Context, d digest.Digest) (bool, error) {
 	ctx = context.WithoutCancel(ctx)
 	lock := r.committingLock(d)
 	lock.Lock()
 	defer lock.Unlock()
 	known, err := exists(r.database.Read(ctx).QueryRow(`SELECT 1 FROM blobs WHERE digest = $1`, d.String()))
 	if err != nil || known {
-		return err
+		return false, err
 	}
-	return r.blobs.Delete(ctx, d)
+	return true, r.blobs.Delete(ctx, d)
 }
 
 func (r *Registry) forgetUpload(ctx context.Context, id string) error {

@@ -124,6 +124,48 @@ func (s *Store) Delete(_ context.Context, d digest.Digest) error {
 	return ignoreNotExist(s.disk.Remove(s.blobPath(d)))
 }
 
+// Blobs implements [storage.BlobStore]. Other files that may lie around are passed over.
+func (s *Store) Blobs(ctx context.Context) iter.Seq2[digest.Digest, error] {
+	return func(yield func(digest.Digest, error) bool) {
+		for _, algorithm := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
+			folder := filepath.Join(s.dir, "blobs", algorithm.String())
+			parts, err := s.disk.ReadDir(folder)
+			if err != nil {
+				yield("", err)
+				return
+			}
+			for _, part := range parts {
+				if ctx.Err() != nil {
+					yield("", ctx.Err())
+					return
+				}
+				if part.IsDir() && !s.yieldBlobs(algorithm, filepath.Join(folder, part.Name()), yield) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// yieldBlobs yields the blobs in one folder and returns whether there shall be more.
+func (s *Store) yieldBlobs(algorithm digest.Algorithm, folder string, yield func(digest.Digest, error) bool) bool {
+	files, err := s.disk.ReadDir(folder)
+	if err != nil {
+		yield("", err)
+		return false
+	}
+	for _, file := range files {
+		d := digest.NewDigestFromEncoded(algorithm, file.Name())
+		if d.Validate() != nil || filepath.Base(folder) != file.Name()[:2] {
+			continue
+		}
+		if !yield(d, nil) {
+			return false
+		}
+	}
+	return true
+}
+
 // OpenUpload implements [storage.BlobStore]; what it returns is an [*os.File].
 func (s *Store) OpenUpload(_ context.Context, id string) (io.ReadSeekCloser, error) {
 	f, err := s.disk.OpenFile(s.uploadPath(id), os.O_RDONLY)

@@ -19,6 +19,8 @@ CREATE INDEX manifests_untagged ON manifests (repository, untagged, id) WHERE un
 -- When a client last pulled the manifest; 0: never.
 ALTER TABLE manifests ADD COLUMN pulled BIGINT NOT NULL DEFAULT 0;
 
+CREATE INDEX uploads_repository ON uploads (repository);
+
 -- What tags named before they were moved or deleted.
 CREATE TABLE tag_history (
 	id         INTEGER PRIMARY KEY,
@@ -79,6 +81,7 @@ DROP TABLE usage;
 DROP TABLE deleted_blobs;
 DROP TABLE deleted_manifests;
 DROP TABLE tag_history;
+DROP INDEX uploads_repository;
 ALTER TABLE manifests DROP COLUMN pulled;
 DROP INDEX manifests_untagged;
 ALTER TABLE manifests DROP COLUMN untagged;

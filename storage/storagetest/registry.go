@@ -24,6 +24,7 @@ func TestRegistry(t *testing.T, fresh func(testing.TB) Open) {
 		{"lists", listTests},
 		{"races", raceTests},
 		{"copies", copyTests},
+		{"collection", collectTests},
 		{"accounts", accountTests},
 	} {
 		t.Run(group.name, func(t *testing.T) {
@@ -36,6 +37,10 @@ func TestRegistry(t *testing.T, fresh func(testing.TB) Open) {
 			}
 		})
 	}
+	t.Run("collection beside everything", func(t *testing.T) {
+		t.Parallel()
+		testCollectBesideEverything(t, fresh)
+	})
 	t.Run("model", func(t *testing.T) {
 		t.Parallel()
 		testModel(t, fresh)

@@ -1,0 +1,237 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/opencontainers/go-digest"
+)
+
+// CollectOptions say what is garbage, and how it is collected.
+type CollectOptions struct {
+	// Delay is how long something is kept after the last of what needed it went.
+	Delay time.Duration
+	// Untagged is how long manifests of this registry's own repositories are kept which
+	// neither a tag nor an index nor their subject needs; 0: for ever.
+	Untagged time.Duration
+	// Retention decides which tags of this registry's own repositories go; the first rule
+	// that matches a repository decides.
+	Retention []Retention
+	// UploadExpiry is how long an upload is kept to which nothing is added.
+	UploadExpiry time.Duration
+	// DryRun tells what would go, and removes nothing.
+	DryRun bool
+	// Gentle leaves half of the time to others.
+	Gentle bool
+	// Report gets a line for each tag and manifest that goes, and in a dry run for each
+	// blob. It may be nil.
+	Report Report
+}
+
+// Collected counts what went.
+type Collected struct {
+	Uploads   int64 `json:"uploads"`   // that had expired
+	Tags      int64 `json:"tags"`      // that no rule kept
+	Manifests int64 `json:"manifests"` // that nothing needed; their blobs follow after the delay
+	Blobs     int64 `json:"blobs"`     // whose bytes went
+	Bytes     int64 `json:"bytes"`     // that those had
+	Orphans   int64 `json:"orphans"`   // files that no fact mentioned, as a crash leaves them
+}
+
+// Collect removes what nothing needs any more. It goes on beside everything else, in
+// small steps: what is tagged, the entries of an index that is kept, what refers to a
+// manifest that is kept, and what is being pushed or pulled stays. Its work grows with
+// the garbage, not with the registry. One that is under way is waited for. When it is
+// interrupted the next one goes on.
+func (r *Registry) Collect(ctx context.Context, options CollectOptions) (Collected, error) {
+	done, err := r.holdCollection(ctx)
+	if err != nil {
+		return Collected{}, err
+	}
+	defer done()
+	if err := r.FlushPulls(ctx); err != nil {
+		return Collected{}, err
+	}
+	c := &collector{CollectOptions: options, registry: r, began: now(), due: make(map[int64]map[int64]bool)}
+	for _, step := range []struct {
+		what string
+		do   func(context.Context) error
+	}{
+		{"uploads", c.collectUploads},
+		{"tags", c.collectTags},
+		{"manifests", c.collectManifests},
+		{"deleted manifests", c.purgeManifests},
+		{"blobs", c.collectBlobs},
+		{"deleted blobs", c.purgeBlobs},
+		{"what tags were", c.purgeHistory},
+		{"files", c.collectFiles},
+	} {
+		if err := step.do(ctx); err != nil {
+			return c.total, fmt.Errorf("collecting %s: %w", step.what, err)
+		}
+	}
+	return c.total, nil
+}
+
+// holdCollection keeps everything that this registry's own repositories hold, and all
+// bytes that no fact mentions, from being collected until release is called.
+func (r *Registry) holdCollection(ctx context.Context) (release func(), err error) {
+	select {
+	case r.collecting <- struct{}{}:
+		return func() { <-r.collecting }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// collector is one run of Collect.
+type collector struct {
+	CollectOptions
+	registry *Registry
+	began    int64
+	total    Collected
+	// due are manifests that a dry run finds to be without tags, by repository.
+	due map[int64]map[int64]bool
+}
+
+// before is the time before which something must have become garbage to go now.
+func (c *collector) before(kept time.Duration) int64 { return c.began - int64(kept/time.Second) }
+
+// step is what one transaction did, to be told, and done to the rest, once it is durable.
+type step struct {
+	Collected
+	lines []string
+	gone  []manifestKey   // tags and manifests
+	bytes []digest.Digest // of blobs whose fact is gone
+}
+
+const (
+	// stepTime is how long a transaction goes on taking up more work: pushes wait for it.
+	stepTime = time.Millisecond
+	// maxRest is the longest pause after one.
+	maxRest = 100 * time.Millisecond
+	// collectPage is how many candidates are read at a time.
+	collectPage = 500
+)
+
+// inCollectSteps does f to all items, some of them in each transaction. What f adds to the step
+// counts when that is durable.
+func inCollectSteps[T any](ctx context.Context, c *collector, items []T, f func(Tx, *step, T) error) error {
+	for len(items) > 0 {
+		began := time.Now()
+		var done int
+		var s step
+		err := c.registry.database.Write(ctx, func(tx Tx) error {
+			done, s = 0, step{}
+			for start := time.Now(); done < len(items) && (done == 0 || time.Since(start) < stepTime); done++ {
+				if err := f(tx, &s, items[done]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		items = items[done:]
+		if err := c.finish(ctx, &s); err != nil {
+			return err
+		}
+		if err := c.rest(ctx, time.Since(began)); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// finish does what follows from a step.
+func (c *collector) finish(ctx context.Context, s *step) error {
+	for _, key := range s.gone {
+		c.registry.manifests.forget(key.repository, key.reference)
+	}
+	for _, d := range s.bytes {
+		if _, err := c.registry.removeBytes(ctx, d); err != nil {
+			return err
+		}
+	}
+	c.total.Tags += s.Tags
+	c.total.Manifests += s.Manifests
+	c.total.Blobs += s.Blobs
+	c.total.Bytes += s.Bytes
+	for _, line := range s.lines {
+		c.tell(line)
+	}
+	return nil
+}
+
+func (c *collector) tell(line string) {
+	if c.Report != nil {
+		c.Report(Progress{Line: line, Done: c.total.Manifests + c.total.Blobs, Unit: "removed"})
+	}
+}
+
+// rest leaves as much time to others as was just taken from them.
+func (c *collector) rest(ctx context.Context, worked time.Duration) error {
+	if !c.Gentle {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(min(worked, maxRest))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (c *collector) collectUploads(ctx context.Context) error {
+	before := time.Unix(c.before(c.UploadExpiry), 0)
+	err := c.registry.database.Read(ctx).QueryRow(`SELECT count(*) FROM uploads WHERE updated < $1`, before.Unix()).Scan(&c.total.Uploads)
+	if err != nil || c.DryRun || c.total.Uploads == 0 {
+		return err
+	}
+	return c.registry.ExpireUploads(ctx, before)
+}
+
+// collectFiles removes the bytes of blobs that no fact mentions: a crash leaves them
+// between the two, whichever came first.
+func (c *collector) collectFiles(ctx context.Context) error {
+	var seen int
+	for d, err := range c.registry.blobs.Blobs(ctx) {
+		if err != nil {
+			return err
+		}
+		if seen++; seen%collectPage == 0 {
+			if err := c.rest(ctx, 5*time.Millisecond); err != nil {
+				return err
+			}
+		}
+		known, err := exists(c.registry.database.Read(ctx).QueryRow(`SELECT 1 FROM blobs WHERE digest = $1`, d.String()))
+		if err != nil {
+			return err
+		}
+		if known {
+			continue
+		}
+		if c.DryRun {
+			// What is being pushed is such a file for a moment.
+			c.total.Orphans++
+			c.tell(fmt.Sprintf("file of %s: no fact mentions it", d))
+			continue
+		}
+		removed, err := c.registry.removeBytes(ctx, d)
+		if err != nil {
+			return err
+		}
+		if removed {
+			c.total.Orphans++
+		}
+	}
+	return nil
+}
+
+// since tells how long ago something was.
+func since(at int64) string { return humanize.Time(time.Unix(at, 0)) }
