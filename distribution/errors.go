@@ -32,6 +32,7 @@ type refusal struct {
 }
 
 var refusals = []refusal{
+	{storage.ErrQuota, http.StatusForbidden, "DENIED"},
 	{storage.ErrBlobUnknown, http.StatusNotFound, "BLOB_UNKNOWN"},
 	{storage.ErrBlobReferenced, http.StatusMethodNotAllowed, "UNSUPPORTED"},
 	{storage.ErrUploadUnknown, http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN"},

@@ -37,7 +37,14 @@ func (h *Handler) startUpload(r request) error {
 		if err != nil {
 			return err
 		}
+		if err := h.Registry.CheckQuota(r.Context(), r.Repository, d, max(r.ContentLength, 0)); err != nil {
+			return err
+		}
 		return r.created(d, h.Registry.PushBlob(r.Context(), r.Repository, r.Body, d))
+	}
+	// Where nothing more may be held nothing need be sent.
+	if err := h.Registry.CheckQuota(r.Context(), r.Repository, "", 1); err != nil {
+		return err
 	}
 	id, err := h.Registry.StartUpload(r.Context(), r.Repository, algorithm)
 	if err != nil {
@@ -128,7 +135,7 @@ func (h *Handler) cancelUpload(r request) error {
 // chunk returns the chunk that a request sends; done is to be called when nothing reads
 // it any more.
 func (r request) chunk() (_ storage.Chunk, done func(), err error) {
-	chunk := storage.Chunk{Start: -1, Size: -1}
+	chunk := storage.Chunk{Start: -1, Size: -1, Length: r.ContentLength}
 	if value := r.Header.Get("Content-Range"); value != "" {
 		first, last, err := parseContentRange(value)
 		if err != nil {

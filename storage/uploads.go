@@ -129,12 +129,14 @@ type Chunk struct {
 	// Size is the most bytes that it may have; with more the upload is refused as
 	// ErrSizeInvalid and gone. Negative: any.
 	Size int64
+	// Length is how many bytes it is said to have. Negative: nobody said.
+	Length int64
 }
 
 // AppendUpload adds a chunk to an upload and returns how many bytes that has now, with
 // ErrRangeInvalid too. What arrived of a chunk that broke off is kept.
 func (r *Registry) AppendUpload(ctx context.Context, repository, id string, chunk Chunk) (int64, error) {
-	w, unlock, err := r.receive(ctx, repository, id, chunk)
+	w, unlock, err := r.receive(ctx, repository, id, chunk, "")
 	if err != nil {
 		return sizeOf(w), err
 	}
@@ -146,7 +148,7 @@ func (r *Registry) AppendUpload(ctx context.Context, repository, id string, chun
 // of its repository. When it returns nil that is durable. With other bytes than d says
 // it returns ErrDigestInvalid and the upload is gone. The size is that of AppendUpload.
 func (r *Registry) FinishUpload(ctx context.Context, repository, id string, chunk Chunk, d digest.Digest) (int64, error) {
-	w, unlock, err := r.receive(ctx, repository, id, chunk)
+	w, unlock, err := r.receive(ctx, repository, id, chunk, d)
 	if err != nil {
 		return sizeOf(w), err
 	}
@@ -163,7 +165,11 @@ func (r *Registry) PushBlob(ctx context.Context, repository string, body io.Read
 	if err != nil {
 		return err
 	}
-	if err := copyBody(w, body, -1); err != nil {
+	left, err := r.quotaLeft(ctx, repository, d)
+	if err == nil {
+		err = copyBody(w, body, -1, left)
+	}
+	if err != nil {
 		return errors.Join(err, w.Discard())
 	}
 	return r.commitPush(ctx, repository, id, w, d)
@@ -255,7 +261,9 @@ func (r *Registry) uploadState(ctx context.Context, repository, id string) (Uplo
 
 // receive appends a chunk to an upload. With an error, what arrived is recorded or the
 // upload is gone, and the lock is released; the writer is then only good for its size.
-func (r *Registry) receive(ctx context.Context, repository, id string, chunk Chunk) (_ BlobWriter, unlock func(), err error) {
+//
+// The digest is that of the whole upload, empty if it is not known yet.
+func (r *Registry) receive(ctx context.Context, repository, id string, chunk Chunk, d digest.Digest) (_ BlobWriter, unlock func(), err error) {
 	unlocked, err := r.lockUpload(ctx, id, chunk.Body)
 	if err != nil {
 		return nil, nil, err
@@ -285,23 +293,29 @@ func (r *Registry) receive(ctx context.Context, repository, id string, chunk Chu
 	if chunk.Body == nil {
 		return w, release, nil
 	}
-	err = copyBody(w, chunk.Body, chunk.Size)
+	left, err := r.quotaLeft(ctx, repository, d)
+	if err == nil {
+		err = left.check(w.Size() + max(chunk.Length, 0))
+	}
+	if err == nil {
+		err = copyBody(w, chunk.Body, chunk.Size, left)
+	}
 	switch {
 	case err == nil:
 		return w, release, nil
-	case errors.Is(err, ErrFull), errors.Is(err, ErrSizeInvalid):
+	case errors.Is(err, ErrFull), errors.Is(err, ErrSizeInvalid), errors.Is(err, ErrQuota):
 		return w, nil, errors.Join(err, w.Discard(), r.forgetUpload(ctx, id))
 	}
 	return w, nil, errors.Join(err, r.suspendUpload(ctx, id, w))
 }
 
 // copyBody appends body to w. An error of body is the client's: ErrUploadInvalid, or
-// ErrSizeInvalid if it has more than max bytes.
-func copyBody(w BlobWriter, body io.Reader, max int64) error {
+// ErrSizeInvalid if it has more than max bytes, or ErrQuota.
+func copyBody(w BlobWriter, body io.Reader, max int64, left quotaLeft) error {
 	client := &clientReader{Reader: body}
-	var source io.Reader = client
+	source := left.reader(client, w.Size())
 	if max >= 0 {
-		source = io.LimitReader(client, max)
+		source = io.LimitReader(source, max)
 	}
 	_, err := w.ReadFrom(source)
 	if client.err != nil {

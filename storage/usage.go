@@ -6,9 +6,11 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	"github.com/dustin/go-humanize"
+	"github.com/opencontainers/go-digest"
 )
 
 // Quota limits how many bytes the blobs of some of this registry's own repositories may
@@ -105,18 +107,92 @@ func countBlobs(tx Tx, repository string, counted map[int64]bool, bytes *int64) 
 	return rows.Err()
 }
 
-// CheckQuota returns ErrQuota if a repository may not hold n bytes more.
-func (r *Registry) CheckQuota(ctx context.Context, repository string, n int64) error {
-	for _, q := range r.quotasOf(repository) {
-		used, err := usage(r.database.Read(ctx), usageQuota+q.Name)
-		if err != nil {
-			return err
-		}
-		if used+n > q.Bytes {
-			return overQuota(q, used)
-		}
+// CheckQuota returns ErrQuota if a repository may not come to hold a blob of n bytes, of
+// which the digest may be empty if it is not known.
+func (r *Registry) CheckQuota(ctx context.Context, repository string, d digest.Digest, n int64) error {
+	left, err := r.quotaLeft(ctx, repository, d)
+	if err != nil {
+		return err
+	}
+	return left.check(n)
+}
+
+// quotaLeft is how many bytes more a repository may hold.
+type quotaLeft struct {
+	bytes int64
+	quota *Quota // that says so; nil: none does
+	used  int64  // under it
+}
+
+func (l quotaLeft) check(n int64) error {
+	if l.quota != nil && n > l.bytes {
+		return overQuota(*l.quota, l.used)
 	}
 	return nil
+}
+
+// reader returns what reads from a source until that would be too much.
+func (l quotaLeft) reader(source io.Reader, had int64) io.Reader {
+	if l.quota == nil {
+		return source
+	}
+	return &quotaReader{source, l, had}
+}
+
+type quotaReader struct {
+	io.Reader
+	left quotaLeft
+	had  int64
+}
+
+func (q *quotaReader) Read(p []byte) (int, error) {
+	n, err := q.Reader.Read(p)
+	q.had += int64(n)
+	if over := q.left.check(q.had); over != nil {
+		return 0, over
+	}
+	return n, err
+}
+
+// quotaLeft returns what the tightest quota leaves of those under which no repository
+// holds the blob.
+func (r *Registry) quotaLeft(ctx context.Context, repository string, d digest.Digest) (quotaLeft, error) {
+	var tightest quotaLeft
+	quotas := r.quotasOf(repository)
+	if len(quotas) == 0 {
+		return tightest, nil
+	}
+	read := r.database.Read(ctx)
+	if d != "" {
+		var err error
+		if quotas, err = quotasWithout(read, quotas, d); err != nil {
+			return tightest, err
+		}
+	}
+	for _, q := range quotas {
+		used, err := usage(read, usageQuota+q.Name)
+		if err != nil {
+			return tightest, err
+		}
+		if tightest.quota == nil || q.Bytes-used < tightest.bytes {
+			tightest = quotaLeft{q.Bytes - used, &q, used}
+		}
+	}
+	return tightest, nil
+}
+
+// quotasWithout returns those under which no repository holds a blob.
+func quotasWithout(q Querier, quotas []Quota, d digest.Digest) ([]Quota, error) {
+	var blob int64
+	err := q.QueryRow(`SELECT id FROM blobs WHERE digest = $1`, d.String()).Scan(&blob)
+	if errors.Is(err, sql.ErrNoRows) {
+		return quotas, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	holders, err := otherHolders(q, 0, blob, "", quotas) // there is no repository 0
+	return holders.quotas, err
 }
 
 func overQuota(q Quota, used int64) error {
@@ -199,9 +275,9 @@ type holders struct {
 
 // otherHolders returns who holds a blob besides one repository. It looks at no more of
 // them than it takes: all images may share a blob.
-func otherHolders(tx Tx, repository, blob int64, upstream string, quotas []Quota) (holders, error) {
+func otherHolders(q Querier, repository, blob int64, upstream string, quotas []Quota) (holders, error) {
 	found := holders{quotas: quotas}
-	rows, err := tx.Query(`
+	rows, err := q.Query(`
 		SELECT r.name, coalesce(r.upstream, '') FROM repository_blobs rb JOIN repositories r ON r.id = rb.repository
 		WHERE rb.blob = $1 AND rb.repository <> $2`, blob, repository)
 	if err != nil {

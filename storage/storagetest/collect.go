@@ -3,6 +3,7 @@ package storagetest
 import (
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -705,19 +706,35 @@ func testQuota(t *testing.T, r *registry) {
 	r.wantNoBlob("team/b", over)
 	r.wantFiles(digest.FromString("before"), digest.FromString("not counted"), shared)
 	wantError(t, "MountBlob", r.MountBlob(ctx, "team/b", "other", digest.FromString("not counted"), nil), storage.ErrQuota)
-	wantError(t, "CheckQuota", r.CheckQuota(ctx, "team/new", 5), storage.ErrQuota)
-	if err := r.CheckQuota(ctx, "other", 1<<40); err != nil {
+	wantError(t, "CheckQuota", r.CheckQuota(ctx, "team/new", "", 5), storage.ErrQuota)
+	if err := r.CheckQuota(ctx, "other", "", 1<<40); err != nil {
 		t.Error(err)
 	}
 	id := r.begin("team/b")
-	r.add("team/b", id, "fives")
-	_, err := r.FinishUpload(ctx, "team/b", id, storage.Chunk{Start: -1, Size: -1}, over)
-	wantError(t, "FinishUpload", err, storage.ErrQuota)
+	_, err := r.AppendUpload(ctx, "team/b", id, chunk("fives"))
+	wantError(t, "AppendUpload", err, storage.ErrQuota)
 	r.wantNoUpload("team/b", id)
+	id = r.begin("team/b")
+	untouched := newBody("five!")
+	_, err = r.FinishUpload(ctx, "team/b", id, storage.Chunk{Body: untouched, Start: -1, Size: -1, Length: 5}, digest.FromString("five!"))
+	wantError(t, "FinishUpload", err, storage.ErrQuota)
+	if rest, err := io.ReadAll(untouched); err != nil || len(rest) != 5 {
+		t.Errorf("only %d bytes of 5 were left untouched, %v", len(rest), err)
+	}
+	// What is there already takes no more.
+	id = r.begin("team/b")
+	if _, err := r.FinishUpload(ctx, "team/b", id, chunk("before"), digest.FromString("before")); err != nil {
+		t.Error(err)
+	}
+	if err := r.CheckQuota(ctx, "team/new", shared, 10); err != nil {
+		t.Error(err)
+	}
 	r.push("team/b", "four")
 	// What is deleted counts no more at once, however long it can be restored.
-	if err := r.DeleteBlob(ctx, "team/a", digest.FromString("before")); err != nil {
-		t.Fatal(err)
+	for _, repository := range []string{"team/a", "team/b"} {
+		if err := r.DeleteBlob(ctx, repository, digest.FromString("before")); err != nil {
+			t.Fatal(err)
+		}
 	}
 	r.push("team/b", "fives")
 	r.restart()
