@@ -5,12 +5,10 @@ package caddymodule
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/certmagic"
@@ -43,7 +41,22 @@ type App struct {
 	// How long an upload is kept to which nothing is added. Default: 24h.
 	UploadExpiry Duration `json:"upload_expiry,omitempty"`
 
-	uploadExpiry time.Duration
+	// When what nothing needs any more is removed.
+	GC *GC `json:"gc,omitempty"`
+
+	// Which tags of this registry's own repositories are kept. The first rule that matches
+	// a repository decides. Default: all.
+	Retention []Retention `json:"retention,omitempty"`
+
+	// How much this registry's own repositories may hold. A push that all quotas do not
+	// allow is refused. Default: no limit.
+	Quotas []Quota `json:"quotas,omitempty"`
+
+	// When all that is stored is read again, to find what a disk has spoilt. Default:
+	// never.
+	Scrub *Scrub `json:"scrub,omitempty"`
+
+	upkeep upkeep
 
 	storage  BlobStoreModule
 	database DatabaseModule
@@ -92,6 +105,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.slogger = ctx.Slogger()
 	a.audit = slog.New(zapslog.NewHandler(a.logger.Core(), zapslog.WithName("registry.audit"), zapslog.AddStacktraceAt(noStacktrace)))
 	a.keys = ctx.Storage()
+	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+		return err
+	}
 	if a.StorageRaw == nil {
 		a.StorageRaw = json.RawMessage(`{"module":"filesystem"}`)
 	}
@@ -101,12 +117,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.Sparse == "" {
 		a.Sparse = string(storage.SparseIndex)
 	}
-	if a.UploadExpiry == "" {
-		a.UploadExpiry = "24h"
-	}
 	var err error
-	if a.uploadExpiry, err = a.UploadExpiry.parse(); err != nil {
-		return fmt.Errorf("upload_expiry: %w", err)
+	if a.upkeep, err = a.resolveUpkeep(); err != nil {
+		return err
 	}
 	module, err := ctx.LoadModule(a, "StorageRaw")
 	if err != nil {
@@ -144,7 +157,10 @@ func (a *App) Start() error {
 	a.stop = cancel
 	opened.log.use(a.slogger)
 	opened.audit.use(a.audit)
-	a.running.Go(func() { a.expireUploads(ctx, opened.registry) })
+	if err := a.lookAfter(ctx, opened); err != nil {
+		cancel()
+		return err
+	}
 	a.warnOfLibrary(ctx, opened.registry)
 	if len(a.auths) == 0 {
 		for _, handler := range a.handlers {
@@ -180,25 +196,6 @@ func (a *App) warnOfLibrary(ctx context.Context, registry *storage.Registry) {
 				zap.String("default", names.Default), zap.String("full_name", names.Default+"/library/…"))
 		}
 		return
-	}
-}
-
-// expireInterval is how often uploads are looked at.
-const expireInterval = 10 * time.Minute
-
-func (a *App) expireUploads(ctx context.Context, registry *storage.Registry) {
-	ticker := time.NewTicker(min(expireInterval, a.uploadExpiry))
-	defer ticker.Stop()
-	for {
-		err := registry.ExpireUploads(ctx, time.Now().Add(-a.uploadExpiry))
-		if err != nil && !errors.Is(err, context.Canceled) {
-			a.logger.Error("removing expired uploads", zap.Error(err))
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
 	}
 }
 

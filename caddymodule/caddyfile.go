@@ -41,6 +41,21 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		database      <module> ...
 //		sparse        on|index|off
 //		upload_expiry <duration>
+//		gc {
+//			interval <duration>
+//			delay    <duration>
+//			untagged <duration>
+//		}
+//		retention <globs...> { # any number, the first that matches decides
+//			keep_tags          <globs...>
+//			keep_last          <count>
+//			keep_pulled_within <duration>
+//		}
+//		quota <globs...> <size> # any number
+//		scrub {
+//			interval <duration>
+//			rate     <size> # that is read in a second
+//		}
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the option's name
@@ -62,11 +77,25 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			}
 		case "upload_expiry":
 			err = a.UploadExpiry.UnmarshalCaddyfile(d)
+		case "gc":
+			a.GC = new(GC)
+			err = a.GC.UnmarshalCaddyfile(d)
+		case "retention":
+			var rule Retention
+			err = rule.UnmarshalCaddyfile(d)
+			a.Retention = append(a.Retention, rule)
+		case "quota":
+			var quota Quota
+			err = quota.UnmarshalCaddyfile(d)
+			a.Quotas = append(a.Quotas, quota)
+		case "scrub":
+			a.Scrub = new(Scrub)
+			err = a.Scrub.UnmarshalCaddyfile(d)
 		default:
 			err = d.Errf("unrecognized option %q", option)
 		}
 		return err
-	})
+	}, "retention", "quota")
 }
 
 // unmarshalGuest reads the module that an option names.

@@ -28,9 +28,9 @@ type control struct {
 // maxSocketPath is what every system takes as the path of a Unix socket.
 const maxSocketPath = 100
 
-// listenControl serves the registry's control on a socket at path. Where a path is too
+// listenControl serves the control of a registry on a socket at path. Where a path is too
 // long for a socket it is a link to a socket in the system's folder for temporary files.
-func listenControl(path string, registry *storage.Registry, log, audit *slog.Logger) (*control, error) {
+func listenControl(path string, handler http.Handler, log *slog.Logger) (*control, error) {
 	c := &control{path: path}
 	// The storage is locked, so what is there is left from a process that was killed.
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -56,7 +56,7 @@ func listenControl(path string, registry *storage.Registry, log, audit *slog.Log
 	if err := os.Chmod(address, 0o600); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
-	c.server = &http.Server{Handler: controlHandler(registry, audit)}
+	c.server = &http.Server{Handler: handler}
 	go func() {
 		if err := c.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			log.Error("control socket", "error", err)
@@ -83,7 +83,8 @@ func dialControl(ctx context.Context, path string) (net.Conn, error) {
 }
 
 // controlHandler does what commands ask for. Errors are plain text of one line.
-func controlHandler(registry *storage.Registry, audit *slog.Logger) http.Handler {
+func (o *openRegistry) controlHandler() http.Handler {
+	registry, audit := o.registry, slog.New(o.audit)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, r *http.Request) {
 		stats, err := registry.Stats(r.Context())
@@ -98,6 +99,8 @@ func controlHandler(registry *storage.Registry, audit *slog.Logger) http.Handler
 		answerControl(w, struct{}{}, err)
 	})
 	addKeyControl(mux, registry.Accounts(), audit)
+	o.addTagControl(mux, audit)
+	o.addWorkControl(mux, audit)
 	return mux
 }
 

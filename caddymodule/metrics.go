@@ -43,6 +43,17 @@ var (
 	}, []string{"upstream"})
 )
 
+var (
+	collections = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "registry_gc_runs_total",
+		Help: "Garbage collections that came to an end.",
+	})
+	collectedBytes = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "registry_gc_freed_bytes_total",
+		Help: "Bytes of blobs that garbage collections removed.",
+	})
+)
+
 var authFailures = prometheus.NewCounterVec(prometheus.CounterOpts{
 	Name: "registry_auth_failures_total",
 	Help: "Attempts to prove who one is that failed, by what was wrong.",
@@ -87,6 +98,7 @@ func (k keyExpiry) Collect(metrics chan<- prometheus.Metric) {
 func registerMetrics(registry *prometheus.Registry) error {
 	for _, collector := range []prometheus.Collector{
 		cacheRequests, cacheBytes, upstreamRequests, upstreamRateLimit, upstreamUp, transfersActive, upstreamMismatches, authFailures, keysExpire,
+		collections, collectedBytes,
 	} {
 		err := registry.Register(collector)
 		if !errors.As(err, new(prometheus.AlreadyRegisteredError)) && err != nil {

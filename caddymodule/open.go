@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -26,6 +27,7 @@ type openRegistry struct {
 	once      *authn.Once
 	log       *liveLog
 	audit     *liveLog
+	upkeep    atomic.Pointer[upkeep] // of the configuration that was started last
 
 	mu      sync.Mutex
 	guarded *secrets // nil as long as nothing needs them
@@ -82,20 +84,20 @@ func (a *App) newRegistry(ctx context.Context) (_ caddy.Destructor, err error) {
 		return nil, errors.Join(err, database.Close(), blobs.Close())
 	}
 	live := newLiveLog(a.slogger)
-	audit := newLiveLog(a.audit)
 	log := slog.New(live)
-	control, err := listenControl(filepath.Join(directory, "control.sock"), registry, log, slog.New(audit))
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("control socket: %w", err), registry.Close())
-	}
-	a.logger.Debug("storage is open", zap.String("storage", a.key()))
-	return &openRegistry{
+	opened := &openRegistry{
 		registry:  registry,
 		transfers: upstream.NewTransfers(registry, log),
-		control:   control,
 		throttle:  authn.NewThrottle(),
 		once:      authn.NewOnce(),
 		log:       live,
-		audit:     audit,
-	}, nil
+		audit:     newLiveLog(a.audit),
+	}
+	opened.upkeep.Store(&a.upkeep)
+	if opened.control, err = listenControl(filepath.Join(directory, "control.sock"), opened.controlHandler(), log); err != nil {
+		opened.transfers.Close()
+		return nil, errors.Join(fmt.Errorf("control socket: %w", err), registry.Close())
+	}
+	a.logger.Debug("storage is open", zap.String("storage", a.key()))
+	return opened, nil
 }

@@ -3,12 +3,14 @@ package caddymodule
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/dustin/go-humanize"
 )
 
 // Duration is a duration as it is configured: `90s`, `24h` or `7d`, or a placeholder
@@ -54,6 +56,48 @@ func (d Duration) parse() (time.Duration, error) {
 		return 0, fmt.Errorf("duration %s must be positive", text)
 	}
 	return duration, nil
+}
+
+// parseOr is parse for an option that need not be given.
+func (d Duration) parseOr(fallback time.Duration) (time.Duration, error) {
+	if d == "" {
+		return fallback, nil
+	}
+	return d.parse()
+}
+
+// Size is a number of bytes as it is configured, such as `20GiB`, or a placeholder for one.
+type Size string
+
+// parse returns the size in bytes, with placeholders replaced.
+func (s Size) parse() (int64, error) {
+	text, err := replace(string(s))
+	if err != nil {
+		return 0, err
+	}
+	// 5 would be 5 bytes, which nobody means.
+	if text != "0" && strings.Trim(text, "0123456789.,") == "" {
+		return 0, fmt.Errorf("%q needs a unit such as GiB", text)
+	}
+	size, err := humanize.ParseBytes(text)
+	if err != nil || size > math.MaxInt64 {
+		return 0, fmt.Errorf("%q is no size such as 20GiB", text)
+	}
+	return int64(size), nil
+}
+
+// parseOr is parse for an option that need not be given.
+func (s Size) parseOr(fallback int64) (int64, error) {
+	if s == "" {
+		return fallback, nil
+	}
+	return s.parse()
+}
+
+// checkSize reports why a text is no size.
+func checkSize(text string) error {
+	_, err := Size(text).parse()
+	return err
 }
 
 // replace returns an option's value with placeholders replaced; one that is unknown, or

@@ -76,7 +76,15 @@ INSERT INTO usage (name, bytes)
 		SELECT 1 FROM repository_blobs rb JOIN repositories r ON r.id = rb.repository
 		WHERE rb.blob = b.id AND r.upstream IS NULL);
 
+-- When work that is done now and then was last done, and what came of it.
+CREATE TABLE runs (
+	name   TEXT PRIMARY KEY,
+	ended  BIGINT NOT NULL,
+	result TEXT NOT NULL -- JSON
+);
+
 -- +goose Down
+DROP TABLE runs;
 DROP TABLE usage;
 DROP TABLE deleted_blobs;
 DROP TABLE deleted_manifests;

@@ -1,0 +1,155 @@
+package caddymodule
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/eblume/caddy-registry/storage"
+)
+
+// workLine is a line of the answer to who asked for long work: how far that is, or, at
+// last, what came of it. Work that found something wrong has both a result and an error.
+type workLine struct {
+	Progress *storage.Progress `json:"progress,omitempty"`
+	Result   json.RawMessage   `json:"result,omitempty"`
+	Error    string            `json:"error,omitempty"`
+}
+
+// progressInterval is how often it is told how far work is.
+const progressInterval = 100 * time.Millisecond
+
+// work does what takes long, and streams how far it is. It ends when the client leaves.
+func work[T any](w http.ResponseWriter, r *http.Request, do func(context.Context, storage.Report) (T, error)) {
+	w.Header().Set("Content-Type", "application/jsonl")
+	s := &workStream{encoder: json.NewEncoder(w), control: http.NewResponseController(w)}
+	result, err := do(r.Context(), s.report)
+	var last workLine
+	if err != nil {
+		last.Error = firstLine(err.Error())
+	}
+	encoded, encodeErr := json.Marshal(result)
+	if encodeErr != nil {
+		last.Error = encodeErr.Error()
+	}
+	last.Result = encoded
+	s.send(last)
+}
+
+// workStream sends lines, which several goroutines may want to at once.
+type workStream struct {
+	mu      sync.Mutex
+	encoder *json.Encoder
+	control *http.ResponseController
+	told    time.Time // when it was last told how far the work is
+}
+
+func (s *workStream) report(p storage.Progress) {
+	if p.Line == "" && !s.isTime() {
+		return
+	}
+	s.send(workLine{Progress: &p})
+}
+
+func (s *workStream) isTime() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if time.Since(s.told) < progressInterval {
+		return false
+	}
+	s.told = time.Now()
+	return true
+}
+
+func (s *workStream) send(line workLine) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// A command that was interrupted gets to know nothing more.
+	if s.encoder.Encode(line) == nil {
+		_ = s.control.Flush()
+	}
+}
+
+// errServerLeft is what a command gets to know when the server ends before its work does.
+var errServerLeft = errors.New("the server ended before the work did; run the command again to go on with it")
+
+// work asks for long work, which the order describes, has told how far it is, and reads
+// what came of it into result.
+func (c *controlClient) work(ctx context.Context, path string, order any, told func(storage.Progress), result any) error {
+	var body bytes.Buffer
+	if err := json.NewEncoder(&body).Encode(order); err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://control"+path, &body)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		message, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+		return errors.New(firstLine(string(message)))
+	}
+	decoder := json.NewDecoder(resp.Body)
+	for {
+		var line workLine
+		if err := decoder.Decode(&line); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return errServerLeft
+		}
+		if line.Progress != nil {
+			told(*line.Progress)
+			continue
+		}
+		if line.Result != nil {
+			if err := json.Unmarshal(line.Result, result); err != nil {
+				return fmt.Errorf("answer of the server: %w", err)
+			}
+		}
+		if line.Error != "" {
+			return errors.New(line.Error)
+		}
+		return nil
+	}
+}
+
+// readOrder reads what a command wants done, or answers why it cannot be read.
+func readOrder[T any](w http.ResponseWriter, r *http.Request) (order T, ok bool) {
+	err := json.NewDecoder(r.Body).Decode(&order)
+	if err != nil {
+		answerControl(w, nil, fmt.Errorf("order: %w", err))
+	}
+	return order, err == nil
+}
+
+// collectOrder asks for a garbage collection.
+type collectOrder struct {
+	DryRun bool `json:"dry_run"`
+}
+
+// addWorkControl lets commands ask for work that takes long.
+func (o *openRegistry) addWorkControl(mux *http.ServeMux, audit *slog.Logger) {
+	mux.HandleFunc("POST /gc", func(w http.ResponseWriter, r *http.Request) {
+		order, ok := readOrder[collectOrder](w, r)
+		if !ok {
+			return
+		}
+		work(w, r, func(ctx context.Context, report storage.Report) (storage.Collected, error) {
+			options := o.upkeep.Load().collect
+			options.DryRun, options.Report = order.DryRun, report
+			return o.collect(ctx, options)
+		})
+	})
+}
