@@ -13,11 +13,12 @@ import (
 // goes to a file that is not rolled, since compressing what is rolled would be measured
 // too. Its policy lets everybody do everything, so that what access control costs is in all
 // figures, and clients need no key. The second site answers the same manifest from its configuration, and logs and
-// counts as the first does. CACHE is empty unless what is measured is a cache.
+// counts as the first does. CACHE is empty unless what is measured is a cache, as is GLOBAL
+// unless options of the app are needed.
 const caddyConfig = `{
 	admin ADMIN
 	metrics
-}
+GLOBAL}
 
 http://:PORT {
 	bind 127.0.0.1
@@ -89,8 +90,13 @@ func launchCaddy(b *bench, p *peer) (*exec.Cmd, error) {
 		cache = strings.ReplaceAll(cacheConfig, "UPSTREAM", b.upstream)
 		p.prefix = "docker.io/"
 	}
+	if b.seed != nil {
+		if err := b.seed(filepath.Join(p.dir, "data", "caddy", "registry")); err != nil {
+			return nil, err
+		}
+	}
 	config = strings.NewReplacer(
-		"CACHE", cache, "ADMIN", p.admin, "PORT", portOf(p.address), "RESPOND", portOf(p.respond),
+		"GLOBAL", b.global, "CACHE", cache, "ADMIN", p.admin, "PORT", portOf(p.address), "RESPOND", portOf(p.respond),
 		"MEDIATYPE", manifestType, "MANIFEST", string(pulledImage().manifest),
 	).Replace(config)
 	if err := os.WriteFile(filepath.Join(p.dir, "Caddyfile"), []byte(config), 0o644); err != nil {

@@ -28,20 +28,23 @@ type settings struct {
 	PeerTags int           `json:"peer_tags"` // of peers, which may be slow at it
 	Pages    int           `json:"pages"`     // how often a page of tags is asked for
 	ColdSize int64         `json:"cold_size"` // bytes of a layer that is pulled through a cache
+	Garbage  int           `json:"garbage"`   // manifests that are collected
 }
 
 var (
-	full  = settings{Rounds: 6, Duration: 5 * time.Second, PullSize: 100e6, PushSize: 256e6, Tags: 20_000, PeerTags: 2_000, Pages: 500, ColdSize: 16e6}
-	quick = settings{Rounds: 1, Duration: time.Second, PullSize: 32e6, PushSize: 32e6, Tags: 1_000, PeerTags: 200, Pages: 50, ColdSize: 2e6}
+	full  = settings{Rounds: 6, Duration: 5 * time.Second, PullSize: 100e6, PushSize: 256e6, Tags: 20_000, PeerTags: 2_000, Pages: 500, ColdSize: 16e6, Garbage: 100_000}
+	quick = settings{Rounds: 1, Duration: time.Second, PullSize: 32e6, PushSize: 32e6, Tags: 1_000, PeerTags: 200, Pages: 50, ColdSize: 2e6, Garbage: 1_000}
 )
 
 // bench is one run of the command.
 type bench struct {
 	settings
-	dir        string // for all that peers write
-	server     string // the caddy binary
-	base       string // another one to compare with, or empty
-	upstream   string // the address of what registries cache, or empty
+	dir        string                 // for all that peers write
+	server     string                 // the caddy binary
+	base       string                 // another one to compare with, or empty
+	upstream   string                 // the address of what registries cache, or empty
+	global     string                 // options of the registry's app, or empty
+	seed       func(dir string) error // fills its storage before it is started, or nil
 	profileDir string
 	peaks      map[string]int64 // the most bytes of memory of each peer
 	results    results
@@ -61,6 +64,7 @@ var measurements = []measurement{
 	{"images", measureImages},
 	{"tags", measureTags},
 	{"cold", measureCold},
+	{"collection", measureCollection},
 	{"memory", measureMemory}, // last: peaks are of all that was measured before
 }
 

@@ -70,6 +70,7 @@ func rows(s settings) []row {
 	manifests := fmt.Sprintf("manifest GET by tag, %d clients", manifestClients)
 	cold := fmt.Sprintf("cold pull through, %d × %d MB", coldLayers, s.ColdSize/1e6)
 	images := fmt.Sprintf("tiny images pushed, %d clients", imageClients)
+	collection := fmt.Sprintf("collecting %d manifests and %d blobs", s.Garbage, s.Garbage*blobsPerManifest)
 	return []row{
 		{"manifests", "requests/s", manifests + ", requests/s", 0, "", []versus{{respond, "≥ 0.9"}, {withKey, "≤ 1.11"}, {distribution, ""}}},
 		{"manifests", "CPU µs/request", "  server CPU, µs a request", 1, "", []versus{{respond, ""}, {withKey, ""}, {distribution, ""}}},
@@ -90,6 +91,9 @@ func rows(s settings) []row {
 		{"cold", "first byte ms", "first byte of a cold blob of 1 MB, ms", 1, "", []versus{{direct, ""}, {distribution, ""}}},
 		{"cold", "first byte after direct ms", "  later than directly, ms", 1, "", []versus{{distribution, ""}}},
 		{"cold", "warm requests/s", fmt.Sprintf("cached manifest GET by tag, %d clients, requests/s", manifestClients), 0, "", []versus{{private, "≥ 0.9"}, {distribution, ""}}},
+		{"collection", "p50 ms", collection + ", p50 of pushes, ms", 1, "", []versus{{quiet, ""}}},
+		{"collection", "p99 ms", "  p99 of pushes, ms", 1, "", []versus{{quiet, "≤ 2"}}},
+		{"collection", "s", "  all of it, s", 1, "", []versus{{quiet, ""}}},
 		{"memory", "idle MB", "resident memory, idle, MB", 0, "bare Caddy + 30", []versus{{bareCaddy, ""}, {distribution, ""}, {nginx, ""}}},
 		{"memory", "peak MB", "  peak of all that was measured, MB", 0, "bare Caddy + 100", []versus{{distribution, ""}, {nginx, ""}}},
 	}

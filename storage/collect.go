@@ -109,7 +109,7 @@ type step struct {
 
 const (
 	// stepTime is how long a transaction goes on taking up more work: pushes wait for it.
-	stepTime = time.Millisecond
+	stepTime = 3 * time.Millisecond
 	// maxRest is the longest pause after one.
 	maxRest = 100 * time.Millisecond
 	// collectPage is how many candidates are read at a time.
@@ -120,15 +120,16 @@ const (
 // counts when that is durable.
 func inCollectSteps[T any](ctx context.Context, c *collector, items []T, f func(Tx, *step, T) error) error {
 	for len(items) > 0 {
-		began := time.Now()
 		var done int
 		var s step
+		var worked time.Duration
 		err := c.registry.database.Write(ctx, func(tx Tx) error {
-			done, s = 0, step{}
-			for start := time.Now(); done < len(items) && (done == 0 || time.Since(start) < stepTime); done++ {
+			done, s, worked = 0, step{}, 0
+			for began := time.Now(); done < len(items) && worked < stepTime; done++ {
 				if err := f(tx, &s, items[done]); err != nil {
 					return err
 				}
+				worked = time.Since(began)
 			}
 			return nil
 		})
@@ -139,7 +140,7 @@ func inCollectSteps[T any](ctx context.Context, c *collector, items []T, f func(
 		if err := c.finish(ctx, &s); err != nil {
 			return err
 		}
-		if err := c.rest(ctx, time.Since(began)); err != nil {
+		if err := c.rest(ctx, worked); err != nil {
 			return err
 		}
 	}
