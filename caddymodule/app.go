@@ -67,7 +67,8 @@ type App struct {
 
 	audit    *slog.Logger      // takes what is to be answered for later
 	keys     certmagic.Storage // Caddy's own, where the key for secrets is
-	names    []upstream.Names  // of the caches of all sites; set while provisioning
+	caches   []*Cache          // of all sites; set while provisioning
+	names    []upstream.Names  // likewise
 	auths    []*Auth           // of all sites; set while provisioning
 	handlers []*Handler        // likewise
 
@@ -221,9 +222,11 @@ func (a *App) Cleanup() error {
 	return err
 }
 
-// addNames tells what names a site's cache takes, which then take no push anywhere. It is
-// called while a configuration is provisioned.
-func (a *App) addNames(names upstream.Names) { a.names = append(a.names, names) }
+// addCache tells of a site's cache, and what names it takes, which then take no push
+// anywhere. It is called while a configuration is provisioned.
+func (a *App) addCache(cache *Cache, names upstream.Names) {
+	a.caches, a.names = append(a.caches, cache), append(a.names, names)
+}
 
 // addAuth tells of a site's access control. It is called while a configuration is
 // provisioned.

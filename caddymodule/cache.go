@@ -37,7 +37,7 @@ func (c *Cache) Provision(ctx caddy.Context) error {
 	}
 	app := module.(*App)
 	c.app = app
-	app.addNames(options.names)
+	app.addCache(c, options.names)
 	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return err
 	}
@@ -78,14 +78,18 @@ func (c *Cache) Provision(ctx caddy.Context) error {
 			return err
 		}
 		c.api.Registry = opened.registry
-		room := &upstream.Room{
-			Registry: opened.registry,
-			MinFree:  func(total int64) int64 { return int64(options.minFree.of(uint64(total))) },
-			Log:      ctx.Slogger(),
+		c.room = &upstream.Room{
+			Registry:  opened.registry,
+			Transfers: opened.transfers,
+			MinFree:   func(total int64) int64 { return int64(options.minFree.of(uint64(total))) },
+			MaxSize:   options.maxSize,
+			MaxIdle:   options.maxIdle,
+			Keep:      options.keep.Match,
+			Log:       ctx.Slogger(),
 		}
 		c.caches = make(map[string]*upstream.Cache, len(caches))
 		for _, o := range caches {
-			o.Room = room
+			o.Room = c.room
 			c.caches[o.Name] = upstream.NewCache(o, opened.registry, opened.transfers)
 		}
 		return nil

@@ -26,7 +26,10 @@ import (
 //		default     <upstream>
 //		private     <globs...>
 //		local_hosts <hosts...>
+//		max_size    <size>
 //		min_free    <percentage>|<size>
+//		keep        <globs...>
+//		max_idle    <duration>
 //		prefetch    on|off
 //	}
 func (c *Cache) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -52,6 +55,12 @@ func (c *Cache) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				_, err := MinFree(text).parse()
 				return err
 			})
+		case "max_size":
+			err = unmarshalArg(d, (*string)(&c.MaxSize), checkSize)
+		case "keep":
+			c.Keep, err = unmarshalGlobs(d)
+		case "max_idle":
+			err = c.MaxIdle.UnmarshalCaddyfile(d)
 		case "prefetch":
 			c.Prefetch, err = unmarshalSwitch(d)
 		default:

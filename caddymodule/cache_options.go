@@ -3,14 +3,12 @@ package caddymodule
 import (
 	"errors"
 	"fmt"
-	"math"
 	"net/url"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/dustin/go-humanize"
 
 	"github.com/eblume/caddy-registry/distribution"
 	"github.com/eblume/caddy-registry/glob"
@@ -47,6 +45,18 @@ type Cache struct {
 	// Default: `5%`.
 	MinFree MinFree `json:"min_free,omitempty"`
 
+	// How many bytes the blobs may have together that only copies hold, those of other
+	// sites with this storage among them. What was pulled least recently leaves first, and a
+	// blob for which there is no room is served without being kept. What this registry's own
+	// repositories hold too does not count. May be a placeholder. Default: no limit.
+	MaxSize Size `json:"max_size,omitempty"`
+
+	// Globs of copies, by their full names such as `ghcr.io/org/**`, that are never evicted.
+	Keep []string `json:"keep,omitempty"`
+
+	// How long something is kept that is not pulled. Default: for ever.
+	MaxIdle Duration `json:"max_idle,omitempty"`
+
 	// Fetch an image's layers as soon as its manifest is fetched, before a client asks
 	// for them. Default: false.
 	Prefetch bool `json:"prefetch,omitempty"`
@@ -57,6 +67,7 @@ type Cache struct {
 	api     *distribution.Handler
 	open    func() error // once; sets the api's registry and the following
 	caches  map[string]*upstream.Cache
+	room    *upstream.Room
 }
 
 // Upstream is a registry that is cached.
@@ -122,6 +133,9 @@ type cacheOptions struct {
 	names     upstream.Names
 	upstreams []upstreamOptions
 	minFree   freeSpace
+	maxSize   int64 // 0: any
+	keep      glob.Set
+	maxIdle   time.Duration // 0: for ever
 	prefetch  bool
 }
 
@@ -166,15 +180,11 @@ func (m MinFree) parse() (freeSpace, error) {
 		}
 		return freeSpace{percent: percent}, nil
 	}
-	// 5 would be 5 bytes, which nobody means.
-	if text != "0" && strings.Trim(text, "0123456789.,") == "" {
-		return freeSpace{}, fmt.Errorf("%q needs a %% or a unit such as GiB", text)
-	}
-	size, err := humanize.ParseBytes(text)
-	if err != nil || size > math.MaxInt64 {
+	size, err := Size(text).parse()
+	if err != nil {
 		return freeSpace{}, fmt.Errorf("%q is neither a percentage nor a size such as 20GiB", text)
 	}
-	return freeSpace{bytes: size}, nil
+	return freeSpace{bytes: uint64(size)}, nil
 }
 
 // parseOrForever returns the duration, with placeholders replaced, or that it is forever.

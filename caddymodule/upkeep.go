@@ -15,6 +15,8 @@ const (
 	expireInterval = 10 * time.Minute
 	// pullsInterval is how often it is written down what was pulled.
 	pullsInterval = time.Minute
+	// tendInterval is how often caches are looked at, whatever is pulled through them.
+	tendInterval = 10 * time.Minute
 )
 
 // lookAfter sets up and begins what is done to a registry now and then.
@@ -43,6 +45,14 @@ func (a *App) lookAfter(ctx context.Context, opened *openRegistry) error {
 		}
 		return err
 	})
+	for _, cache := range a.caches {
+		a.every(ctx, "evicting", 0, tendInterval, func(ctx context.Context) error {
+			if err := cache.open(); err != nil {
+				return err
+			}
+			return cache.room.Tend(ctx)
+		})
+	}
 	return nil
 }
 

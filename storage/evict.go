@@ -4,6 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"math"
+	"slices"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -29,77 +32,210 @@ func (r *Registry) Space() (_ Space, ok bool, err error) {
 	return space, true, err
 }
 
-// evictable are the blobs that only copies hold: what was pushed is never evicted.
-const evictable = `
-	EXISTS (SELECT 1 FROM repository_blobs WHERE blob = b.id)
-	AND NOT EXISTS (
-		SELECT 1 FROM repository_blobs rb JOIN repositories r ON r.id = rb.repository
-		WHERE rb.blob = b.id AND r.upstream IS NULL)`
+// evictPage is how many blobs or manifests are looked for at a time.
+const evictPage = 100
 
-// Evictable returns how many bytes Evict could free at most.
-func (r *Registry) Evictable(ctx context.Context) (n int64, err error) {
-	err = r.database.Read(ctx).QueryRow(`SELECT coalesce(sum(size), 0) FROM blobs b WHERE` + evictable).Scan(&n)
-	return n, err
+// idleBlob is a blob that only copies hold.
+type idleBlob struct {
+	pulled, id int64
+	digest     digest.Digest
 }
-
-// evictStep is how many blobs are looked for at a time.
-const evictStep = 100
 
 // Evict removes blobs that only copies of upstreams' repositories hold, least recently
 // pulled first, until it has freed n bytes or there are no more, and returns how many it
-// freed. Their manifests stay, and bring them back when they are pulled again. Who is
-// reading one can read it to its end.
-func (r *Registry) Evict(ctx context.Context, n int64) (freed int64, err error) {
+// freed. Those stay that a repository holds which keep, if it is not nil, accepts. The
+// manifests stay, and bring blobs back when they are pulled again. Who is reading one can
+// read it to its end.
+func (r *Registry) Evict(ctx context.Context, n int64, keep func(repository string) bool) (freed int64, err error) {
+	return r.evictBefore(ctx, math.MaxInt64, n, keep)
+}
+
+// evictBefore is Evict of blobs that were last pulled before a time.
+func (r *Registry) evictBefore(ctx context.Context, before, n int64, keep func(string) bool) (freed int64, err error) {
+	var last idleBlob
 	for freed < n {
-		found, err := scanStrings(r.database.Read(ctx).Query(`SELECT digest FROM blobs b WHERE`+evictable+` ORDER BY pulled, id LIMIT $1`, evictStep))
-		if err != nil || len(found) == 0 {
+		page, err := r.idleBlobs(ctx, last, before)
+		if err != nil || len(page) == 0 {
 			return freed, err
 		}
-		before := freed
-		for _, d := range found {
-			size, err := r.evict(ctx, digest.Digest(d))
+		last = page[len(page)-1]
+		for _, b := range page {
+			size, err := r.evict(ctx, b, keep)
 			if err != nil {
 				return freed, err
 			}
 			if freed += size; freed >= n {
-				return freed, nil
+				break
 			}
-		}
-		if freed == before {
-			return freed, nil // all of them were taken into use meanwhile
 		}
 	}
 	return freed, nil
 }
 
-// evict takes a blob from all copies, and returns how many bytes that frees; 0 if it may
-// not go.
-func (r *Registry) evict(ctx context.Context, d digest.Digest) (size int64, err error) {
+func (r *Registry) idleBlobs(ctx context.Context, last idleBlob, before int64) ([]idleBlob, error) {
+	rows, err := r.database.Read(ctx).Query(`
+		SELECT pulled, id, digest FROM blobs
+		WHERE evictable IS NOT NULL AND (pulled, id) > ($1, $2) AND pulled < $3
+		ORDER BY pulled, id LIMIT $4`, last.pulled, last.id, before, evictPage)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var page []idleBlob
+	for rows.Next() {
+		var b idleBlob
+		if err := rows.Scan(&b.pulled, &b.id, &b.digest); err != nil {
+			return nil, err
+		}
+		page = append(page, b)
+	}
+	return page, rows.Err()
+}
+
+// evict takes a blob from all copies, and returns how many bytes it has; 0 if it may not
+// go, or was pulled meanwhile. The bytes stay for who can have it restored.
+func (r *Registry) evict(ctx context.Context, b idleBlob, keep func(string) bool) (size int64, err error) {
 	var gone digest.Digest
 	err = r.database.Write(ctx, func(tx Tx) error {
 		gone, size = "", 0
-		var blob int64
-		if err := tx.QueryRow(`SELECT id FROM blobs b WHERE digest = $1 AND`+evictable, d.String()).Scan(&blob); err != nil {
-			return err
-		}
-		holders, err := scanIDs(tx.Query(`SELECT repository FROM repository_blobs WHERE blob = $1`, blob))
+		var bytes int64
+		err := tx.QueryRow(`SELECT size FROM blobs WHERE id = $1 AND pulled = $2 AND evictable IS NOT NULL`, b.id, b.pulled).Scan(&bytes)
 		if err != nil {
 			return err
 		}
-		for _, repository := range holders {
-			if err := r.letGo(tx, repository, blob); err != nil {
+		holders, err := holdersOf(tx, b.id)
+		if err != nil {
+			return err
+		}
+		if keep != nil && slices.ContainsFunc(holders, func(h holder) bool { return keep(h.name) }) {
+			return nil
+		}
+		for _, h := range holders {
+			if err := r.letGo(tx, h.repository, b.id); err != nil {
 				return err
 			}
 		}
-		gone, size, err = forgetBlob(tx, blob)
+		size = bytes
+		gone, _, err = forgetBlob(tx, b.id)
 		return err
 	})
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, nil
 	}
-	if err != nil || gone == "" {
-		return 0, err
+	if err == nil && gone != "" {
+		_, err = r.removeBytes(ctx, gone)
 	}
-	_, err = r.removeBytes(ctx, gone)
 	return size, err
+}
+
+// holder is a repository that holds a blob.
+type holder struct {
+	repository int64
+	name       string
+}
+
+func holdersOf(q Querier, blob int64) ([]holder, error) {
+	rows, err := q.Query(`
+		SELECT r.id, r.name FROM repository_blobs rb JOIN repositories r ON r.id = rb.repository WHERE rb.blob = $1`, blob)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var holders []holder
+	for rows.Next() {
+		var h holder
+		if err := rows.Scan(&h.repository, &h.name); err != nil {
+			return nil, err
+		}
+		holders = append(holders, h)
+	}
+	return holders, rows.Err()
+}
+
+// Evicted is what EvictIdle removed.
+type Evicted struct {
+	Manifests int64
+	Bytes     int64 // of blobs
+}
+
+// EvictIdle removes blobs that only copies hold, and manifests of copies with their tags,
+// that were neither pulled nor fetched since a time, unless a repository holds them which
+// keep, if it is not nil, accepts.
+func (r *Registry) EvictIdle(ctx context.Context, before time.Time, keep func(repository string) bool) (Evicted, error) {
+	var evicted Evicted
+	err := r.FlushPulls(ctx)
+	if err == nil {
+		evicted.Bytes, err = r.evictBefore(ctx, before.Unix(), math.MaxInt64, keep)
+	}
+	for last := int64(0); err == nil; {
+		var page []idleManifest
+		if page, err = r.idleManifests(ctx, last, before.Unix()); err != nil || len(page) == 0 {
+			break
+		}
+		last = page[len(page)-1].id
+		for _, m := range page {
+			if keep != nil && keep(m.name) {
+				continue
+			}
+			removed, err := r.evictManifest(ctx, m, before.Unix())
+			if err != nil {
+				return evicted, err
+			}
+			if removed {
+				evicted.Manifests++
+			}
+		}
+	}
+	return evicted, err
+}
+
+// idleManifest is a manifest of a copy.
+type idleManifest struct {
+	id, repository int64
+	name           string // of the repository
+	digest         digest.Digest
+}
+
+func (r *Registry) idleManifests(ctx context.Context, last, before int64) ([]idleManifest, error) {
+	rows, err := r.database.Read(ctx).Query(`
+		SELECT m.id, r.id, r.name, m.digest FROM manifests m JOIN repositories r ON r.id = m.repository
+		WHERE r.upstream IS NOT NULL AND m.id > $1 AND m.created < $2 AND m.pulled < $2
+		ORDER BY m.id LIMIT $3`, last, before, evictPage)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var page []idleManifest
+	for rows.Next() {
+		var m idleManifest
+		if err := rows.Scan(&m.id, &m.repository, &m.name, &m.digest); err != nil {
+			return nil, err
+		}
+		page = append(page, m)
+	}
+	return page, rows.Err()
+}
+
+// evictManifest removes a manifest of a copy, for good, unless it was pulled meanwhile.
+func (r *Registry) evictManifest(ctx context.Context, m idleManifest, before int64) (removed bool, err error) {
+	var tags []string
+	err = r.database.Write(ctx, func(tx Tx) error {
+		removed = false
+		idle, err := exists(tx.QueryRow(`SELECT 1 FROM manifests WHERE id = $1 AND created < $2 AND pulled < $2`, m.id, before))
+		if err != nil || !idle {
+			return err
+		}
+		if tags, err = scanStrings(tx.Query(`DELETE FROM tags WHERE manifest = $1 RETURNING name`, m.id)); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(`DELETE FROM tag_history WHERE repository = $1 AND digest = $2`, m.repository, m.digest.String()); err != nil {
+			return err
+		}
+		removed = true
+		return dropManifest(tx, m.repository, m.id)
+	})
+	if removed && err == nil {
+		r.manifests.forget(m.name, append(tags, m.digest.String())...)
+	}
+	return removed && err == nil, err
 }

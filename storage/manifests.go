@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -134,9 +135,15 @@ func exists(row Row) (bool, error) {
 func insertManifest(tx Tx, repository int64, m *Manifest) (int64, error) {
 	var id int64
 	var mediaType string
+	var content []byte
 	var untagged sql.NullInt64
-	err := tx.QueryRow(`SELECT id, media_type, untagged FROM manifests WHERE repository = $1 AND digest = $2`, repository, m.Digest.String()).
-		Scan(&id, &mediaType, &untagged)
+	err := tx.QueryRow(`SELECT id, media_type, untagged, content FROM manifests WHERE repository = $1 AND digest = $2`, repository, m.Digest.String()).
+		Scan(&id, &mediaType, &untagged, &content)
+	if err == nil && !bytes.Equal(content, m.Content) {
+		// What it had was damaged: the digest is the same.
+		_, err = tx.Exec(`UPDATE manifests SET content = $1, size = $2, media_type = $3 WHERE id = $4`, m.Content, len(m.Content), m.MediaType, id)
+		mediaType = m.MediaType
+	}
 	if err == nil {
 		if mediaType != m.MediaType {
 			return 0, fmt.Errorf("%w: %s is in the repository as %q", ErrManifestInvalid, m.Digest, mediaType)

@@ -32,6 +32,7 @@ type Registry struct {
 	pushing map[string]int         // repositories that blobs are being pushed to → how many
 
 	collecting chan struct{} // has room for the one that collects
+	verifying  sync.Mutex    // held by the one that verifies
 
 	// committing has the locks that are held while blobs get their bytes and their facts.
 	// There are many, so that blobs that share one seldom wait for each other's disk.

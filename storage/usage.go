@@ -235,7 +235,7 @@ func (r *Registry) count(tx Tx, repository, blob, sign int64) error {
 	var name, upstream string
 	err := tx.QueryRow(`SELECT b.size, r.name, coalesce(r.upstream, '') FROM blobs b, repositories r WHERE b.id = $1 AND r.id = $2`, blob, repository).
 		Scan(&size, &name, &upstream)
-	if err != nil || size == 0 {
+	if err != nil {
 		return err
 	}
 	var quotas []Quota
@@ -253,9 +253,9 @@ func (r *Registry) count(tx Tx, repository, blob, sign int64) error {
 	}
 	switch {
 	case upstream != "" && !others.own && !others.copies:
-		err = addUsage(tx, usageCopies, sign*size)
+		err = setEvictable(tx, blob, size, sign > 0)
 	case upstream == "" && !others.own && others.copies:
-		err = addUsage(tx, usageCopies, -sign*size)
+		err = setEvictable(tx, blob, size, sign < 0)
 	}
 	for _, q := range others.quotas {
 		if err == nil {
@@ -263,6 +263,20 @@ func (r *Registry) count(tx Tx, repository, blob, sign int64) error {
 		}
 	}
 	return err
+}
+
+// setEvictable records whether only copies hold a blob.
+func setEvictable(tx Tx, blob, size int64, evictable bool) error {
+	if !evictable {
+		if _, err := tx.Exec(`UPDATE blobs SET evictable = NULL WHERE id = $1`, blob); err != nil {
+			return err
+		}
+		return addUsage(tx, usageCopies, -size)
+	}
+	if _, err := tx.Exec(`UPDATE blobs SET evictable = 1 WHERE id = $1`, blob); err != nil {
+		return err
+	}
+	return addUsage(tx, usageCopies, size)
 }
 
 // holders is which repositories hold a blob.

@@ -47,6 +47,7 @@ type site struct {
 	transfers *Transfers
 	client    *Client
 	cache     *Cache
+	room      *Room
 	counts    *counts
 	log       *logged
 	server    *httptest.Server
@@ -58,6 +59,8 @@ type setup struct {
 	tls     bool
 	stall   time.Duration
 	options Options
+	maxSize int64
+	keep    func(string) bool
 	minFree int64
 	blobs   func(dir string) (storage.BlobStore, error)
 	client  *Client // instead of one of the upstreams
@@ -99,7 +102,11 @@ func (s *site) open() {
 	}
 	options := s.setup.options
 	options.Name, options.Client, options.Log, options.Meter = hub, s.client, log, s.counts.meter()
-	options.Room = &Room{Registry: s.registry, MinFree: func(int64) int64 { return s.setup.minFree }, Log: log}
+	options.Room = &Room{
+		Registry: s.registry, Transfers: s.transfers, MinFree: func(int64) int64 { return s.setup.minFree },
+		MaxSize: s.setup.maxSize, Keep: s.setup.keep, Log: log,
+	}
+	s.room = options.Room
 	s.cache = NewCache(options, s.registry, s.transfers)
 	s.server = httptest.NewUnstartedServer(s)
 	s.server.EnableHTTP2 = s.setup.tls

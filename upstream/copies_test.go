@@ -85,7 +85,7 @@ func TestABlobThatIsPushedToo(t *testing.T) {
 	if n := len(s.asked()); n != 1 {
 		t.Errorf("the upstream was asked %d times", n)
 	}
-	if freed, err := s.registry.Evict(t.Context(), mega); err != nil || freed != 0 {
+	if freed, err := s.registry.Evict(t.Context(), mega, nil); err != nil || freed != 0 {
 		t.Errorf("Evict = %d, %v", freed, err)
 	}
 	s.get("private/y/blobs/"+blob.Digest.String()).want(t, http.StatusOK, blob.Content)

@@ -23,6 +23,9 @@ const (
 
 // receive appends all of the blob, and no other bytes, to what has arrived before.
 func (ts *Transfers) receive(ctx context.Context, t *transfer, fetch *storage.Fetch) error {
+	if !t.reserve(ctx, t.size) {
+		return errOverflow
+	}
 	if missing := t.size - fetch.Size(); missing > 0 && !t.room.make(ctx, missing) {
 		return errOverflow
 	}
@@ -110,6 +113,9 @@ func (t *transfer) take(ctx context.Context, fetch *storage.Fetch, body *BlobBod
 	if t.total >= 0 && t.total != total {
 		return fmt.Errorf("%w: %s said that %s has %d bytes, now %d", ErrInvalid, t.upstream, t.digest, t.total, total)
 	}
+	if !t.reserve(ctx, total) {
+		return errOverflow
+	}
 	p := &progress{transfer: t, ctx: ctx, body: body, at: fetch.Size(), limit: total}
 	if total < 0 {
 		p.limit = maxUnsized
@@ -174,7 +180,8 @@ func (p *progress) Read(b []byte) (int, error) {
 	}
 	if p.at >= p.checked {
 		p.checked = p.at + roomStep
-		if !p.room.make(p.ctx, min(roomStep, p.limit-p.at)) {
+		step := min(roomStep, p.limit-p.at)
+		if !p.reserve(p.ctx, p.at+step) || !p.room.make(p.ctx, step) {
 			p.err = errOverflow
 			return 0, p.err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/eblume/caddy-registry/storage"
 )
@@ -11,13 +12,21 @@ import (
 // roomStep is how many bytes room is made for at a time.
 const roomStep = 32 << 20
 
-// Room is what a cache leaves free of the disk: it evicts first, and then keeps nothing
-// new.
+// Room is what a cache may take, of the disk and by its size: it evicts first, and then
+// keeps nothing new.
 type Room struct {
 	Registry *storage.Registry
+	// Transfers are those that may fill it.
+	Transfers *Transfers
 	// MinFree returns how many bytes of a disk of the given size are to stay free.
 	MinFree func(total int64) int64
-	Log     *slog.Logger
+	// MaxSize is how many bytes the blobs may have together that only copies hold; 0: any.
+	MaxSize int64
+	// MaxIdle is how long is kept what is not pulled; 0: for ever.
+	MaxIdle time.Duration
+	// Keep reports whether what a repository holds is never evicted. It may be nil.
+	Keep func(repository string) bool
+	Log  *slog.Logger
 
 	mu sync.Mutex // held while evicting: those who wait may find that there is room
 }
@@ -47,7 +56,7 @@ func (r *Room) make(ctx context.Context, n int64) bool {
 // evict removes blobs until missing bytes are free, which n more are to take. If they
 // would not fit into an empty cache either, only what must be free without them is freed.
 func (r *Room) evict(ctx context.Context, missing, n int64) error {
-	evictable, err := r.Registry.Evictable(ctx)
+	evictable, err := r.Registry.CopiedBytes(ctx)
 	if err == nil && evictable < missing {
 		if err = r.Registry.DiscardFetches(ctx); err == nil {
 			missing, _ = r.missing(n)
@@ -62,11 +71,84 @@ func (r *Room) evict(ctx context.Context, missing, n int64) error {
 	if missing <= 0 || evictable == 0 {
 		return nil
 	}
-	freed, err := r.Registry.Evict(ctx, missing)
+	return r.free(ctx, missing, "since the disk is nearly full")
+}
+
+// free removes n bytes of blobs, if there are as many that may go.
+func (r *Room) free(ctx context.Context, n int64, why string) error {
+	freed, err := r.Registry.Evict(ctx, n, r.Keep)
 	if freed > 0 {
-		r.Log.Info("evicted blobs, least recently pulled first, since the disk is nearly full", "bytes", freed)
+		r.Log.Info("evicted blobs, least recently pulled first, "+why, "bytes", freed)
 	}
 	return err
+}
+
+// reserve reports whether a blob fits that has, or will have, so many bytes of which some
+// are reserved already, once it has evicted what that takes. If so they are reserved.
+func (r *Room) reserve(ctx context.Context, total, had int64) bool {
+	if r.MaxSize == 0 || total <= had {
+		return true
+	}
+	ts := r.Transfers
+	ts.reserving.Lock()
+	defer ts.reserving.Unlock()
+	if ts.reserved-had+total > r.MaxSize {
+		return false // nor would it fit if all else were evicted
+	}
+	if over := r.over(ctx, total-had); over > 0 {
+		if err := r.makeSmaller(ctx, over); err != nil {
+			r.Log.Error("evicting", "error", err)
+		}
+		if r.over(ctx, total-had) > 0 {
+			return false
+		}
+	}
+	ts.reserved += total - had
+	return true
+}
+
+// over returns how many bytes there are too many if n more come.
+func (r *Room) over(ctx context.Context, n int64) int64 {
+	copied, err := r.Registry.CopiedBytes(ctx)
+	if err != nil {
+		r.Log.Error("asking how much is cached", "error", err)
+		return 0
+	}
+	return copied + r.Transfers.reserved + n - r.MaxSize
+}
+
+func (r *Room) makeSmaller(ctx context.Context, n int64) error {
+	if err := r.Registry.FlushPulls(ctx); err != nil {
+		return err
+	}
+	return r.free(ctx, n, "since the cache is full")
+}
+
+// Tend evicts what is too much, as there may be with another configuration or when
+// private images are deleted that shared it, and what is not pulled any more.
+func (r *Room) Tend(ctx context.Context) error {
+	if r.MaxSize > 0 {
+		if err := r.tendSize(ctx); err != nil {
+			return err
+		}
+	}
+	if r.MaxIdle == 0 {
+		return nil
+	}
+	evicted, err := r.Registry.EvictIdle(ctx, time.Now().Add(-r.MaxIdle), r.Keep)
+	if evicted != (storage.Evicted{}) {
+		r.Log.Info("evicted what was not pulled for long", "manifests", evicted.Manifests, "bytes", evicted.Bytes)
+	}
+	return err
+}
+
+func (r *Room) tendSize(ctx context.Context) error {
+	r.Transfers.reserving.Lock()
+	defer r.Transfers.reserving.Unlock()
+	if over := r.over(ctx, 0); over > 0 {
+		return r.makeSmaller(ctx, over)
+	}
+	return nil
 }
 
 // missing returns how many bytes must go so that n can be kept.

@@ -15,6 +15,8 @@ type transfer struct {
 	begun chan struct{} // closed when the size is known, or that there is nothing
 	ended chan struct{}
 
+	reserved int64 // bytes of the cache's room; for who runs the transfer
+
 	mu           sync.Mutex
 	partial      *storage.Fetch
 	repositories []string      // copies that the blob becomes part of

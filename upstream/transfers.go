@@ -22,6 +22,9 @@ type Transfers struct {
 	cancel   context.CancelCauseFunc
 	running  sync.WaitGroup
 
+	reserving sync.Mutex // held while room is made, so that no two take the same
+	reserved  int64      // bytes of the blobs on their way to caches of limited size
+
 	mu     sync.Mutex // also held by Close, so that nothing begins after it
 	active map[blobKey]*transfer
 	// suspect tells how many URLs to pass over for blobs that did not match their digest.
@@ -152,6 +155,7 @@ func (ts *Transfers) fetch(t *transfer) error {
 		return ts.unlessStopped(fmt.Errorf("%w: %w", errOverflow, err))
 	}
 	t.change(func() { t.partial = fetch })
+	defer ts.release(t)
 	err = ts.receive(ts.stop, t, fetch)
 	// What was begun is ended, also when all is.
 	ctx := context.WithoutCancel(ts.stop)
@@ -173,6 +177,25 @@ func (ts *Transfers) fetch(t *transfer) error {
 		ts.log.Error("what arrived of a blob cannot be kept or removed", "upstream", t.upstream, "blob", t.digest, "error", failed)
 	}
 	return ts.unlessStopped(err)
+}
+
+// reserve reports whether the cache has room for a blob of so many bytes.
+func (t *transfer) reserve(ctx context.Context, total int64) bool {
+	if !t.room.reserve(ctx, total, t.reserved) {
+		return false
+	}
+	if t.room.MaxSize > 0 {
+		t.reserved = max(t.reserved, total)
+	}
+	return true
+}
+
+// release gives back what is reserved: the blob is in storage by now, or will not be.
+func (ts *Transfers) release(t *transfer) {
+	ts.reserving.Lock()
+	defer ts.reserving.Unlock()
+	ts.reserved -= t.reserved
+	t.reserved = 0
 }
 
 // keep makes what has arrived, and is right, part of its repositories.

@@ -199,7 +199,7 @@ func TestTransfersBeginWhileOthersEnd(t *testing.T) {
 		}
 		clients.Wait()
 		s.settle()
-		if _, err := s.registry.Evict(t.Context(), mega); err != nil {
+		if _, err := s.registry.Evict(t.Context(), mega, nil); err != nil {
 			t.Error(err)
 		}
 	}

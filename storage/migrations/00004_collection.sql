@@ -11,6 +11,16 @@ CREATE INDEX repository_blobs_unreferenced ON repository_blobs (unreferenced, re
 ALTER TABLE blobs ADD COLUMN damaged BIGINT;
 CREATE INDEX blobs_damaged ON blobs (damaged) WHERE damaged IS NOT NULL;
 
+-- 1 if only copies of upstreams' repositories hold the blob, which may be evicted then; else NULL.
+ALTER TABLE blobs ADD COLUMN evictable BIGINT;
+UPDATE blobs SET evictable = 1
+	WHERE EXISTS (SELECT 1 FROM repository_blobs WHERE blob = blobs.id)
+	AND NOT EXISTS (
+		SELECT 1 FROM repository_blobs rb JOIN repositories r ON r.id = rb.repository
+		WHERE rb.blob = blobs.id AND r.upstream IS NULL);
+DROP INDEX blobs_pulled;
+CREATE INDEX blobs_evictable ON blobs (pulled, id) WHERE evictable IS NOT NULL;
+
 -- Since when no tag names the manifest; NULL: one does.
 ALTER TABLE manifests ADD COLUMN untagged BIGINT;
 UPDATE manifests SET untagged = created WHERE NOT EXISTS (SELECT 1 FROM tags WHERE manifest = manifests.id);
@@ -70,11 +80,7 @@ INSERT INTO usage (name, bytes)
 		FROM repository_blobs rb JOIN repositories r ON r.id = rb.repository JOIN blobs b ON b.id = rb.blob) held
 	GROUP BY held.namespace;
 INSERT INTO usage (name, bytes)
-	SELECT 'copies', coalesce(sum(b.size), 0) FROM blobs b
-	WHERE EXISTS (SELECT 1 FROM repository_blobs WHERE blob = b.id)
-	AND NOT EXISTS (
-		SELECT 1 FROM repository_blobs rb JOIN repositories r ON r.id = rb.repository
-		WHERE rb.blob = b.id AND r.upstream IS NULL);
+	SELECT 'copies', coalesce(sum(size), 0) FROM blobs WHERE evictable IS NOT NULL;
 
 -- When work that is done now and then was last done, and what came of it.
 CREATE TABLE runs (
@@ -93,6 +99,9 @@ DROP INDEX uploads_repository;
 ALTER TABLE manifests DROP COLUMN pulled;
 DROP INDEX manifests_untagged;
 ALTER TABLE manifests DROP COLUMN untagged;
+CREATE INDEX blobs_pulled ON blobs (pulled);
+DROP INDEX blobs_evictable;
+ALTER TABLE blobs DROP COLUMN evictable;
 DROP INDEX blobs_damaged;
 ALTER TABLE blobs DROP COLUMN damaged;
 DROP INDEX repository_blobs_unreferenced;

@@ -110,6 +110,13 @@ var books = map[string]string{
 		SELECT count(*) FROM blobs b
 		WHERE NOT EXISTS (SELECT 1 FROM repository_blobs WHERE blob = b.id)
 		AND NOT EXISTS (SELECT 1 FROM deleted_blobs WHERE blob = b.id)`,
+	"blobs that only copies hold but that are not to be evicted, or the other way round": `
+		SELECT count(*) FROM blobs b
+		WHERE (b.evictable IS NOT NULL) <> (
+			EXISTS (SELECT 1 FROM repository_blobs WHERE blob = b.id)
+			AND NOT EXISTS (
+				SELECT 1 FROM repository_blobs rb JOIN repositories r ON r.id = rb.repository
+				WHERE rb.blob = b.id AND r.upstream IS NULL))`,
 	"bytes of copies that are miscounted": `
 		SELECT (SELECT bytes FROM usage WHERE name = 'copies') - (
 			SELECT coalesce(sum(b.size), 0) FROM blobs b

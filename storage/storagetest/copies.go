@@ -395,15 +395,15 @@ func testEvict(t *testing.T, r *registry) {
 		t.Fatal(err)
 	}
 	pushed := r.push("own", "pushed")
-	if n, err := r.Evictable(ctx); err != nil || n != 24 {
-		t.Errorf("Evictable = %d, %v, want 24", n, err)
+	if n, err := r.CopiedBytes(ctx); err != nil || n != 24 {
+		t.Errorf("CopiedBytes = %d, %v, want 24", n, err)
 	}
 	reading, _, err := r.OpenBlob(ctx, "docker.io/a", blobs[2])
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer reading.Close()
-	if freed, err := r.Evict(ctx, 7); err != nil || freed != 12 {
+	if freed, err := r.Evict(ctx, 7, nil); err != nil || freed != 12 {
 		t.Errorf("Evict = %d, %v, want 12", freed, err)
 	}
 	if got, err := io.ReadAll(reading); err != nil || string(got) != "blob 2" {
@@ -416,7 +416,7 @@ func testEvict(t *testing.T, r *registry) {
 		}
 		r.wantBlob("docker.io/a", d)
 	}
-	if freed, err := r.Evict(ctx, 1000); err != nil || freed != 12 {
+	if freed, err := r.Evict(ctx, 1000, nil); err != nil || freed != 12 {
 		t.Errorf("Evict of all = %d, %v, want 12", freed, err)
 	}
 	r.restart()
@@ -435,7 +435,7 @@ func testEvictAgainstPush(t *testing.T, r *registry) {
 		d := r.fetch(hub, "docker.io/a", content)
 		var both sync.WaitGroup
 		both.Go(func() {
-			if _, err := r.Evict(ctx, 1000); err != nil {
+			if _, err := r.Evict(ctx, 1000, nil); err != nil {
 				t.Error(err)
 			}
 		})
