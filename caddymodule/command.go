@@ -30,7 +30,7 @@ Looks after the registry that a configuration describes, whether or not a server
 running with it.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.PersistentFlags().StringP("config", "c", "Caddyfile", "Configuration file, a Caddyfile or .json")
-			cmd.AddCommand(statsCommand(), deleteCommand(), tagsCommand(), restoreTagCommand(), gcCommand(), keyCommand(), canCommand())
+			cmd.AddCommand(statsCommand(), deleteCommand(), tagsCommand(), restoreTagCommand(), gcCommand(), verifyCommand(), backupCommand(), restoreCommand(), keyCommand(), canCommand())
 			beBrief(cmd)
 		},
 	})

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/eblume/caddy-registry/backup"
 	"github.com/eblume/caddy-registry/storage"
 )
 
@@ -26,11 +27,17 @@ type workLine struct {
 // progressInterval is how often it is told how far work is.
 const progressInterval = 100 * time.Millisecond
 
-// work does what takes long, and streams how far it is. It ends when the client leaves.
-func work[T any](w http.ResponseWriter, r *http.Request, do func(context.Context, storage.Report) (T, error)) {
+// work does what an order asks for, which takes long, and streams how far it is. It ends
+// when the client leaves.
+func work[Order, Result any](w http.ResponseWriter, r *http.Request, do func(context.Context, Order, storage.Report) (Result, error)) {
+	var order Order
+	if err := json.NewDecoder(r.Body).Decode(&order); err != nil {
+		answerControl(w, nil, fmt.Errorf("order: %w", err))
+		return
+	}
 	w.Header().Set("Content-Type", "application/jsonl")
 	s := &workStream{encoder: json.NewEncoder(w), control: http.NewResponseController(w)}
-	result, err := do(r.Context(), s.report)
+	result, err := do(r.Context(), order, s.report)
 	var last workLine
 	if err != nil {
 		last.Error = firstLine(err.Error())
@@ -125,31 +132,51 @@ func (c *controlClient) work(ctx context.Context, path string, order any, told f
 	}
 }
 
-// readOrder reads what a command wants done, or answers why it cannot be read.
-func readOrder[T any](w http.ResponseWriter, r *http.Request) (order T, ok bool) {
-	err := json.NewDecoder(r.Body).Decode(&order)
-	if err != nil {
-		answerControl(w, nil, fmt.Errorf("order: %w", err))
-	}
-	return order, err == nil
-}
-
 // collectOrder asks for a garbage collection.
 type collectOrder struct {
 	DryRun bool `json:"dry_run"`
 }
 
+// verifyOrder asks for all that is stored to be read again.
+type verifyOrder struct {
+	Repair bool `json:"repair"`
+}
+
+// folderOrder asks for something about a folder, by its absolute path.
+type folderOrder struct {
+	Folder string `json:"folder"`
+}
+
 // addWorkControl lets commands ask for work that takes long.
 func (o *openRegistry) addWorkControl(mux *http.ServeMux, audit *slog.Logger) {
 	mux.HandleFunc("POST /gc", func(w http.ResponseWriter, r *http.Request) {
-		order, ok := readOrder[collectOrder](w, r)
-		if !ok {
-			return
-		}
-		work(w, r, func(ctx context.Context, report storage.Report) (storage.Collected, error) {
+		work(w, r, func(ctx context.Context, order collectOrder, report storage.Report) (storage.Collected, error) {
 			options := o.upkeep.Load().collect
 			options.DryRun, options.Report = order.DryRun, report
 			return o.collect(ctx, options)
+		})
+	})
+	mux.HandleFunc("POST /verify", func(w http.ResponseWriter, r *http.Request) {
+		work(w, r, func(ctx context.Context, order verifyOrder, report storage.Report) (storage.Verified, error) {
+			options := storage.VerifyOptions{Report: report}
+			if order.Repair {
+				options.Repair = o.repair
+			}
+			return o.verify(ctx, options)
+		})
+	})
+	mux.HandleFunc("POST /backup", func(w http.ResponseWriter, r *http.Request) {
+		work(w, r, func(ctx context.Context, order folderOrder, report storage.Report) (backup.Summary, error) {
+			return backup.Make(ctx, o.registry, order.Folder, report)
+		})
+	})
+	mux.HandleFunc("POST /restore", func(w http.ResponseWriter, r *http.Request) {
+		work(w, r, func(ctx context.Context, order folderOrder, report storage.Report) (backup.Summary, error) {
+			summary, err := backup.Restore(ctx, o.registry, order.Folder, report)
+			if err == nil {
+				audit.InfoContext(ctx, "restore", "from", order.Folder, "by", "command")
+			}
+			return summary, err
 		})
 	})
 }

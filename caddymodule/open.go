@@ -27,7 +27,8 @@ type openRegistry struct {
 	once      *authn.Once
 	log       *liveLog
 	audit     *liveLog
-	upkeep    atomic.Pointer[upkeep] // of the configuration that was started last
+	upkeep    atomic.Pointer[upkeep]   // of the configuration that was started last
+	caches    atomic.Pointer[[]*Cache] // likewise; nil if none was
 
 	mu      sync.Mutex
 	guarded *secrets // nil as long as nothing needs them

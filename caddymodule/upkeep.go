@@ -26,6 +26,7 @@ func (a *App) lookAfter(ctx context.Context, opened *openRegistry) error {
 		return err
 	}
 	opened.upkeep.Store(&a.upkeep)
+	opened.caches.Store(&a.caches)
 	last, err := registry.LastRun(ctx, storage.RunCollect, nil)
 	if err != nil {
 		return err
@@ -53,7 +54,7 @@ func (a *App) lookAfter(ctx context.Context, opened *openRegistry) error {
 			return cache.room.Tend(ctx)
 		})
 	}
-	return nil
+	return a.scrub(ctx, opened)
 }
 
 // every does something in the background until ctx ends: after a first pause, which may be
@@ -74,6 +75,61 @@ func (a *App) every(ctx context.Context, what string, first, interval time.Durat
 			timer.Reset(interval)
 		}
 	})
+}
+
+// scrub has all that is stored read again, now and then.
+func (a *App) scrub(ctx context.Context, opened *openRegistry) error {
+	if a.upkeep.scrub == 0 {
+		return nil
+	}
+	last, err := opened.registry.LastRun(ctx, storage.RunVerify, nil)
+	if err != nil {
+		return err
+	}
+	a.every(ctx, "scrubbing", time.Until(last.Add(a.upkeep.scrub)), a.upkeep.scrub, func(ctx context.Context) error {
+		found, err := opened.verify(ctx, storage.VerifyOptions{BytesPerSecond: a.upkeep.rate, Repair: opened.repair, Report: func(p storage.Progress) {
+			if p.Line != "" {
+				a.logger.Error("scrubbing: " + p.Line)
+			}
+		}})
+		if err == nil {
+			a.logger.Info("scrubbed", zap.Int64("blobs", found.Blobs), zap.Int64("bytes", found.Bytes), zap.Int64("repaired", found.Repaired))
+		}
+		return err
+	})
+	return nil
+}
+
+// verify reads all that is stored again, and keeps account of that.
+func (o *openRegistry) verify(ctx context.Context, options storage.VerifyOptions) (storage.Verified, error) {
+	found, err := o.registry.Verify(ctx, options)
+	if err == nil || errors.Is(err, storage.ErrDamaged) {
+		err = errors.Join(err, o.registry.RecordRun(ctx, storage.RunVerify, found))
+	}
+	return found, err
+}
+
+var errNoCache = errors.New("no site of the configuration caches it any more")
+
+// repair fetches a damaged blob again from the upstream that has it.
+func (o *openRegistry) repair(ctx context.Context, damage storage.Damage) error {
+	caches := o.caches.Load()
+	if caches == nil {
+		return errNoCache
+	}
+	for _, cache := range *caches {
+		if err := cache.open(); err != nil {
+			return err
+		}
+		if upstream := cache.caches[damage.Upstream]; upstream != nil {
+			mapped, err := cache.names.Map(damage.Repository, "", "", nil)
+			if err != nil {
+				return err
+			}
+			return upstream.Repair(ctx, mapped, damage.Digest)
+		}
+	}
+	return errNoCache
 }
 
 // collect collects garbage, and keeps account of that.

@@ -94,3 +94,11 @@ func (c *manifestCache) forget(repository string, references ...string) {
 		c.lru.Remove(manifestKey{repository, reference})
 	}
 }
+
+// forgetAll is for when anything may have changed.
+func (c *manifestCache) forgetAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.epoch++
+	c.lru.Purge()
+}

@@ -98,6 +98,9 @@ func (s *Store) makeFolder(folder string) error {
 	return nil
 }
 
+// SyncDir makes the names in a folder durable.
+func SyncDir(name string) error { return syncDir(name) }
+
 // Close lets another process open the store.
 func (s *Store) Close() error { return s.unlock() }
 

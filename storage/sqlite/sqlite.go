@@ -135,6 +135,13 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	if err != nil {
 		return err
 	}
+	current, known, err := provider.GetVersions(ctx)
+	if err != nil {
+		return err
+	}
+	if current > known {
+		return fmt.Errorf("it is of a newer version of this program: its schema is %d, this one knows %d", current, known)
+	}
 	_, err = provider.Up(ctx)
 	return err
 }

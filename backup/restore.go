@@ -1,0 +1,141 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+
+	"github.com/eblume/caddy-registry/storage"
+	"github.com/eblume/caddy-registry/storage/sqlite"
+)
+
+// Restore fills an empty registry, which may be served, from a backup. The blobs come
+// first, and the facts of all of them in one step at last: until then the registry is
+// empty, and a restore that was interrupted goes on when it is run again. A blob that the
+// backup lacks is marked as damaged, or left to be fetched from its upstream, and told;
+// then the error is ErrIncomplete.
+func Restore(ctx context.Context, registry *storage.Registry, folder string, report storage.Report) (Summary, error) {
+	if err := registry.CheckEmpty(ctx); err != nil {
+		return Summary{}, fmt.Errorf("%w; a backup is restored to an empty one only", err)
+	}
+	release, err := registry.HoldCollection(ctx)
+	if err != nil {
+		return Summary{}, err
+	}
+	defer release()
+	// The backup is not to be changed, not even to the schema of today.
+	temporary, err := os.MkdirTemp("", "registry-restore-")
+	if err != nil {
+		return Summary{}, err
+	}
+	defer os.RemoveAll(temporary)
+	file := filepath.Join(temporary, databaseName)
+	if err := copyDatabase(folder, file); err != nil {
+		return Summary{}, err
+	}
+	database, err := sqlite.Open(ctx, file, sqlite.Options{})
+	if err != nil {
+		return Summary{}, fmt.Errorf("%s: %w", filepath.Join(folder, databaseName), err)
+	}
+	from, err := storage.New(ctx, noBlobs{}, database)
+	if err != nil {
+		return Summary{}, errors.Join(err, database.Close())
+	}
+	r := &restorer{copier: copier{from: from, to: registry, report: report}, folder: folder}
+	err = r.restore(ctx)
+	return r.Summary, errors.Join(err, from.Close())
+}
+
+// copyDatabase copies a backup's database, and what belongs to it if a server was run on it.
+func copyDatabase(folder, to string) error {
+	for _, suffix := range []string{"", "-wal"} {
+		err := copyFile(filepath.Join(folder, databaseName)+suffix, to+suffix)
+		if errors.Is(err, fs.ErrNotExist) && suffix == "" {
+			return fmt.Errorf("%s is no backup: it has no %s", folder, databaseName)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+func copyFile(from, to string) (err error) {
+	source, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	if info, err := source.Stat(); err != nil || !info.Mode().IsRegular() {
+		return errors.Join(err, fmt.Errorf("%s is not a file", from))
+	}
+	target, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(target, source)
+	return errors.Join(err, target.Close())
+}
+
+// restorer copies from a backup's folder.
+type restorer struct {
+	copier
+	folder string
+}
+
+func (r *restorer) restore(ctx context.Context) error {
+	stats, err := r.from.Stats(ctx)
+	if err != nil {
+		return err
+	}
+	r.total = stats.BlobBytes
+	if err := eachBlob(ctx, r.from, r.restoreBlob); err != nil {
+		return err
+	}
+	if err := r.to.Load(ctx, r.from); err != nil {
+		return err
+	}
+	if r.Problems > 0 {
+		return fmt.Errorf("%w: %d are missing or wrong in the backup", ErrIncomplete, r.Problems)
+	}
+	return nil
+}
+
+func (r *restorer) restoreBlob(ctx context.Context, b storage.StoredBlob) error {
+	if b.Damaged {
+		r.count(b, false)
+		return nil
+	}
+	if has, err := hasSize(ctx, r.to, b); err != nil || has {
+		r.count(b, false)
+		return err
+	}
+	bytes, err := os.Open(blobFile(r.folder, b.Digest))
+	if err == nil {
+		err = r.to.AddBytes(ctx, b.Digest, &contextReader{ctx, bytes})
+		bytes.Close()
+	}
+	switch {
+	case err == nil:
+		r.count(b, true)
+		return nil
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, storage.ErrDigestInvalid):
+		r.problem(fmt.Sprintf("blob %s: %v", b.Digest, err))
+		return r.from.Lose(ctx, b)
+	}
+	return fmt.Errorf("restoring %s: %w", b.Digest, err)
+}
+
+// noBlobs is the blob store of a registry of which only the facts are wanted.
+type noBlobs struct{ storage.BlobStore }
+
+func (noBlobs) Uploads(context.Context) iter.Seq2[string, error] {
+	return func(func(string, error) bool) {}
+}
+
+func (noBlobs) Close() error { return nil }
