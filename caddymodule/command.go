@@ -30,7 +30,9 @@ Looks after the registry that a configuration describes, whether or not a server
 running with it.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.PersistentFlags().StringP("config", "c", "Caddyfile", "Configuration file, a Caddyfile or .json")
-			cmd.AddCommand(statsCommand(), deleteCommand(), tagsCommand(), restoreTagCommand(), gcCommand(), verifyCommand(), backupCommand(), restoreCommand(), keyCommand(), canCommand())
+			cmd.AddCommand(statsCommand(), tagsCommand(), deleteCommand(), restoreTagCommand())
+			cmd.AddCommand(gcCommand(), verifyCommand(), backupCommand(), restoreCommand(), importCommand(), exportCommand())
+			cmd.AddCommand(keyCommand(), canCommand())
 			beBrief(cmd)
 		},
 	})

@@ -9,10 +9,12 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/eblume/caddy-registry/backup"
+	"github.com/eblume/caddy-registry/layout"
 	"github.com/eblume/caddy-registry/storage"
 )
 
@@ -147,6 +149,19 @@ type folderOrder struct {
 	Folder string `json:"folder"`
 }
 
+// importOrder asks for a folder to be imported.
+type importOrder struct {
+	Folder string `json:"folder"`
+	Prefix string `json:"prefix"`
+	Link   bool   `json:"link"`
+}
+
+// exportOrder asks for content to be exported.
+type exportOrder struct {
+	Folder string             `json:"folder"`
+	Select []layout.Selection `json:"select"`
+}
+
 // addWorkControl lets commands ask for work that takes long.
 func (o *openRegistry) addWorkControl(mux *http.ServeMux, audit *slog.Logger) {
 	mux.HandleFunc("POST /gc", func(w http.ResponseWriter, r *http.Request) {
@@ -167,6 +182,9 @@ func (o *openRegistry) addWorkControl(mux *http.ServeMux, audit *slog.Logger) {
 	})
 	mux.HandleFunc("POST /backup", func(w http.ResponseWriter, r *http.Request) {
 		work(w, r, func(ctx context.Context, order folderOrder, report storage.Report) (backup.Summary, error) {
+			if within(order.Folder, o.directory) {
+				return backup.Summary{}, fmt.Errorf("%s is in the storage directory; a backup goes elsewhere", order.Folder)
+			}
 			return backup.Make(ctx, o.registry, order.Folder, report)
 		})
 	})
@@ -179,4 +197,24 @@ func (o *openRegistry) addWorkControl(mux *http.ServeMux, audit *slog.Logger) {
 			return summary, err
 		})
 	})
+	mux.HandleFunc("POST /import", func(w http.ResponseWriter, r *http.Request) {
+		work(w, r, func(ctx context.Context, order importOrder, report storage.Report) (layout.Summary, error) {
+			summary, err := layout.Import(ctx, o.registry, order.Folder, layout.ImportOptions{
+				Prefix: order.Prefix, Link: order.Link, MaxKeyLifetime: o.upkeep.Load().maxKeyLifetime, Report: report,
+			})
+			audit.InfoContext(ctx, "import", "from", order.Folder, "tags", summary.Tags, "keys", summary.Keys, "by", "command")
+			return summary, err
+		})
+	})
+	mux.HandleFunc("POST /export", func(w http.ResponseWriter, r *http.Request) {
+		work(w, r, func(ctx context.Context, order exportOrder, report storage.Report) (layout.Summary, error) {
+			return layout.Export(ctx, o.registry, order.Select, order.Folder, layout.ExportOptions{Report: report})
+		})
+	})
+}
+
+// within reports whether a path is a folder, or something in it.
+func within(path, folder string) bool {
+	relative, err := filepath.Rel(folder, path)
+	return err == nil && filepath.IsLocal(relative)
 }

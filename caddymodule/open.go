@@ -21,6 +21,7 @@ import (
 // command line reaches it.
 type openRegistry struct {
 	registry  *storage.Registry
+	directory string // of the storage
 	transfers *upstream.Transfers
 	control   *control
 	throttle  *authn.Throttle
@@ -88,6 +89,7 @@ func (a *App) newRegistry(ctx context.Context) (_ caddy.Destructor, err error) {
 	log := slog.New(live)
 	opened := &openRegistry{
 		registry:  registry,
+		directory: directory,
 		transfers: upstream.NewTransfers(registry, log),
 		throttle:  authn.NewThrottle(),
 		once:      authn.NewOnce(),

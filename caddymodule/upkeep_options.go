@@ -67,6 +67,8 @@ type upkeep struct {
 	quotas   []storage.Quota
 	scrub    time.Duration // 0: never
 	rate     int64         // bytes a second
+	// maxKeyLifetime is how long an imported API key works that has no end; 0: a year.
+	maxKeyLifetime time.Duration
 }
 
 var (

@@ -109,7 +109,7 @@ type step struct {
 
 const (
 	// stepTime is how long a transaction goes on taking up more work: pushes wait for it.
-	stepTime = 3 * time.Millisecond
+	stepTime = 2 * time.Millisecond
 	// maxRest is the longest pause after one.
 	maxRest = 100 * time.Millisecond
 	// collectPage is how many candidates are read at a time.
