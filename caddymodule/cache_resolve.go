@@ -70,13 +70,13 @@ func (c *Cache) resolve() (cacheOptions, error) {
 	if o.minFree, err = minFree.parse(); err != nil {
 		return cacheOptions{}, fmt.Errorf("min_free: %w", err)
 	}
-	if o.maxSize, err = c.MaxSize.parseOr(0); err != nil {
+	if o.maxSize, err = c.MaxSize.or(0); err != nil {
 		return cacheOptions{}, fmt.Errorf("max_size: %w", err)
 	}
 	if o.keep, err = parseGlobs(c.Keep); err != nil {
 		return cacheOptions{}, fmt.Errorf("keep: %w", err)
 	}
-	if o.maxIdle, err = c.MaxIdle.parseOr(0); err != nil {
+	if o.maxIdle, err = c.MaxIdle.or(0); err != nil {
 		return cacheOptions{}, fmt.Errorf("max_idle: %w", err)
 	}
 	return o, nil

@@ -3,6 +3,7 @@ package caddymodule_test
 import (
 	"encoding/xml"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,6 +30,18 @@ func TestConformance(t *testing.T) {
 			runConformance(t, suite, fmt.Sprintf("127.0.0.1:%d", port), "OCI_VERSION="+version)
 		})
 	}
+	t.Run("dev on a restored backup", func(t *testing.T) {
+		s, file := upkeepSite(t, "")
+		want := s.putIndex("team/app", "v1", "1")
+		backup := filepath.Join(t.TempDir(), "backup")
+		do(t, file, "backup", backup)
+		restored, into := upkeepSite(t, "sparse on")
+		do(t, into, "restore", backup)
+		runConformance(t, suite, restored.host, "OCI_VERSION=dev")
+		if a := restored.send(nil, http.MethodGet, "/v2/team/app/manifests/v1"); a.header.Get("Docker-Content-Digest") != want.String() {
+			t.Errorf("what was restored: %d %s", a.status, a.body)
+		}
+	})
 	// What it asks for it asks with a token that it fetches by its key.
 	t.Run("dev with access control", func(t *testing.T) {
 		g := newGuarded(t)

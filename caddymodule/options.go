@@ -58,14 +58,6 @@ func (d Duration) parse() (time.Duration, error) {
 	return duration, nil
 }
 
-// parseOr is parse for an option that need not be given.
-func (d Duration) parseOr(fallback time.Duration) (time.Duration, error) {
-	if d == "" {
-		return fallback, nil
-	}
-	return d.parse()
-}
-
 // Size is a number of bytes as it is configured, such as `20GiB`, or a placeholder for one.
 type Size string
 
@@ -86,8 +78,8 @@ func (s Size) parse() (int64, error) {
 	return int64(size), nil
 }
 
-// parseOr is parse for an option that need not be given.
-func (s Size) parseOr(fallback int64) (int64, error) {
+// or is parse for an option that need not be given.
+func (s Size) or(fallback int64) (int64, error) {
 	if s == "" {
 		return fallback, nil
 	}

@@ -25,6 +25,9 @@ func (a *App) lookAfter(ctx context.Context, opened *openRegistry) error {
 	if err := registry.SetQuotas(ctx, a.upkeep.quotas); err != nil {
 		return err
 	}
+	for _, auth := range a.auths {
+		a.upkeep.maxKeyLifetime = max(a.upkeep.maxKeyLifetime, auth.site.Keys.MaxLifetime)
+	}
 	opened.upkeep.Store(&a.upkeep)
 	opened.caches.Store(&a.caches)
 	last, err := registry.LastRun(ctx, storage.RunCollect, nil)

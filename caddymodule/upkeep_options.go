@@ -95,7 +95,7 @@ func (a *App) resolveUpkeep() (u upkeep, err error) {
 		{"gc delay", gc.Delay, time.Hour, &u.collect.Delay},
 		{"gc untagged", gc.Untagged, 0, &u.collect.Untagged},
 	} {
-		if *option.to, err = option.value.parseOr(option.fallback); err != nil {
+		if *option.to, err = option.value.or(option.fallback); err != nil {
 			return u, fmt.Errorf("%s: %w", option.name, err)
 		}
 	}
@@ -117,10 +117,10 @@ func (a *App) resolveUpkeep() (u upkeep, err error) {
 		u.quotas = append(u.quotas, resolved)
 	}
 	if a.Scrub != nil {
-		if u.scrub, err = a.Scrub.Interval.parseOr(30 * 24 * time.Hour); err != nil {
+		if u.scrub, err = a.Scrub.Interval.or(30 * 24 * time.Hour); err != nil {
 			return u, fmt.Errorf("scrub interval: %w", err)
 		}
-		if u.rate, err = a.Scrub.Rate.parseOr(20 << 20); err != nil {
+		if u.rate, err = a.Scrub.Rate.or(20 << 20); err != nil {
 			return u, fmt.Errorf("scrub rate: %w", err)
 		}
 	}
@@ -144,7 +144,7 @@ func (r *Retention) resolve() (storage.Retention, error) {
 	if len(tags) > 0 {
 		rule.KeepTags = tags.Match
 	}
-	if rule.KeepPulledWithin, err = r.KeepPulledWithin.parseOr(0); err != nil {
+	if rule.KeepPulledWithin, err = r.KeepPulledWithin.or(0); err != nil {
 		return rule, fmt.Errorf("keep_pulled_within: %w", err)
 	}
 	return rule, nil
