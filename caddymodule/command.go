@@ -9,15 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
-	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
-
-	"github.com/eblume/caddy-registry/storage"
 )
 
 func init() {
@@ -45,32 +41,6 @@ func beBrief(cmd *cobra.Command) {
 	for _, child := range cmd.Commands() {
 		beBrief(child)
 	}
-}
-
-func statsCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "stats [--json]",
-		Short: "Counts what is stored",
-		Args:  cobra.NoArgs,
-	}
-	asJSON := cmd.Flags().Bool("json", false, "Print JSON")
-	cmd.RunE = withControl(func(ctx context.Context, client *controlClient, _ []string) error {
-		var stats storage.Stats
-		if err := client.do(ctx, http.MethodGet, "/stats", &stats); err != nil {
-			return err
-		}
-		if *asJSON {
-			return json.NewEncoder(cmd.OutOrStdout()).Encode(stats)
-		}
-		table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-		fmt.Fprintf(table, "repositories\t%d\n", stats.Repositories)
-		fmt.Fprintf(table, "tags\t%d\n", stats.Tags)
-		fmt.Fprintf(table, "manifests\t%d\n", stats.Manifests)
-		fmt.Fprintf(table, "blobs\t%d\t%s\n", stats.Blobs, humanize.IBytes(uint64(stats.BlobBytes)))
-		fmt.Fprintf(table, "uploads under way\t%d\n", stats.Uploads)
-		return table.Flush()
-	})
-	return cmd
 }
 
 func deleteCommand() *cobra.Command {

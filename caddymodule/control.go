@@ -87,8 +87,8 @@ func (o *openRegistry) controlHandler() http.Handler {
 	registry, audit := o.registry, slog.New(o.audit)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, r *http.Request) {
-		stats, err := registry.Stats(r.Context())
-		answerControl(w, stats, err)
+		overview, err := registry.Overview(r.Context())
+		answerControl(w, overview, err)
 	})
 	mux.HandleFunc("DELETE /content", func(w http.ResponseWriter, r *http.Request) {
 		repository, reference := r.FormValue("repository"), r.FormValue("reference")

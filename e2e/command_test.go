@@ -52,14 +52,14 @@ func TestStatsAreTheSameUpAndDown(t *testing.T) {
 	expect(t, http.StatusAccepted)(send(http.MethodPost, "/v2/some/image/blobs/uploads/", nil, nil))
 
 	wantJSON := map[string]int{"repositories": 2, "manifests": 3, "tags": 3, "blobs": 2, "blob_bytes": 3000, "uploads": 1}
-	const want = "repositories 2\ntags 3\nmanifests 3\nblobs 2 2.9 KiB\nuploads under way 1"
+	const want = "repositories 2\ntags 3\nmanifests 3\nblobs 2 2.9 KiB\nuploads under way 1\n"
 	check := func(state string) {
 		t.Helper()
 		if got := p.stats(); fmt.Sprint(got) != fmt.Sprint(wantJSON) {
 			t.Errorf("%s: stats --json is %v, expected %v", state, got, wantJSON)
 		}
 		stdout, stderr, code := p.registry("stats")
-		if got := oneSpace(stdout); got != want || stderr != "" || code != 0 {
+		if got := oneSpace(stdout); !strings.HasPrefix(got, want) || stderr != "" || code != 0 {
 			t.Errorf("%s: stats is %q, %q, exit code %d, expected %q", state, got, stderr, code, want)
 		}
 	}

@@ -233,9 +233,17 @@ func (p *process) stats() map[string]int {
 	if code != 0 {
 		p.t.Fatalf("registry stats: exit code %d: %s", code, stderr)
 	}
-	var stats map[string]int
-	if err := json.Unmarshal([]byte(stdout), &stats); err != nil {
+	var all map[string]any
+	if err := json.Unmarshal([]byte(stdout), &all); err != nil {
 		p.t.Fatalf("registry stats --json: %v in %q", err, stdout)
+	}
+	stats := make(map[string]int)
+	for _, name := range []string{"repositories", "manifests", "tags", "blobs", "blob_bytes", "uploads"} {
+		n, ok := all[name].(float64)
+		if !ok {
+			p.t.Fatalf("registry stats --json has no %s: %q", name, stdout)
+		}
+		stats[name] = int(n)
 	}
 	return stats
 }
