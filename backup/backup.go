@@ -220,7 +220,7 @@ func (c *copier) copy(ctx context.Context, b storage.StoredBlob) error {
 	}
 	bytes, err := c.from.OpenBytes(ctx, b.Digest)
 	if err == nil {
-		err = c.to.AddBytes(ctx, b.Digest, &contextReader{ctx, bytes})
+		err = c.to.AddBytes(ctx, b.Digest, storage.ContextReader(ctx, bytes))
 		bytes.Close()
 	}
 	switch {
@@ -273,19 +273,6 @@ func hasSize(ctx context.Context, registry *storage.Registry, b storage.StoredBl
 	defer bytes.Close()
 	size, err := bytes.Seek(0, io.SeekEnd)
 	return size == b.Size, err
-}
-
-// contextReader ends with its context.
-type contextReader struct {
-	ctx context.Context
-	io.Reader
-}
-
-func (r *contextReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.Reader.Read(p)
 }
 
 // blobFile is where a backup has the bytes of a blob.

@@ -117,7 +117,7 @@ func (r *restorer) restoreBlob(ctx context.Context, b storage.StoredBlob) error 
 	}
 	bytes, err := os.Open(blobFile(r.folder, b.Digest))
 	if err == nil {
-		err = r.to.AddBytes(ctx, b.Digest, &contextReader{ctx, bytes})
+		err = r.to.AddBytes(ctx, b.Digest, storage.ContextReader(ctx, bytes))
 		bytes.Close()
 	}
 	switch {

@@ -42,7 +42,7 @@ type App struct {
 	UploadExpiry Duration `json:"upload_expiry,omitempty"`
 
 	// When what nothing needs any more is removed.
-	GC *GC `json:"gc,omitempty"`
+	GC GC `json:"gc,omitzero"`
 
 	// Which tags of this registry's own repositories are kept. The first rule that matches
 	// a repository decides. Default: all.

@@ -78,7 +78,6 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "upload_expiry":
 			err = a.UploadExpiry.UnmarshalCaddyfile(d)
 		case "gc":
-			a.GC = new(GC)
 			err = a.GC.UnmarshalCaddyfile(d)
 		case "retention":
 			var rule Retention

@@ -80,10 +80,6 @@ var (
 // replaced. Errors name the option.
 func (a *App) resolveUpkeep() (u upkeep, err error) {
 	u.collect.Gentle = true
-	gc := GC{}
-	if a.GC != nil {
-		gc = *a.GC
-	}
 	for _, option := range []struct {
 		name     string
 		value    Duration
@@ -91,9 +87,9 @@ func (a *App) resolveUpkeep() (u upkeep, err error) {
 		to       *time.Duration
 	}{
 		{"upload_expiry", a.UploadExpiry, 24 * time.Hour, &u.collect.UploadExpiry},
-		{"gc interval", gc.Interval, 24 * time.Hour, &u.interval},
-		{"gc delay", gc.Delay, time.Hour, &u.collect.Delay},
-		{"gc untagged", gc.Untagged, 0, &u.collect.Untagged},
+		{"gc interval", a.GC.Interval, 24 * time.Hour, &u.interval},
+		{"gc delay", a.GC.Delay, time.Hour, &u.collect.Delay},
+		{"gc untagged", a.GC.Untagged, 0, &u.collect.Untagged},
 	} {
 		if *option.to, err = option.value.or(option.fallback); err != nil {
 			return u, fmt.Errorf("%s: %w", option.name, err)

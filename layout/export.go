@@ -277,7 +277,7 @@ func (d *destination) writeBlob(ctx context.Context, blob digest.Digest, needed 
 		return err
 	}
 	defer content.Close()
-	if err := d.writeFile(blob, size, &contextReader{ctx, content}); err != nil {
+	if err := d.writeFile(blob, size, storage.ContextReader(ctx, content)); err != nil {
 		return err
 	}
 	d.Blobs++
@@ -331,17 +331,4 @@ func writeChecked(name string, content io.Reader, check func() error) (err error
 		return err
 	}
 	return os.Rename(f.Name(), name)
-}
-
-// contextReader ends with its context.
-type contextReader struct {
-	ctx context.Context
-	io.Reader
-}
-
-func (r *contextReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.Reader.Read(p)
 }

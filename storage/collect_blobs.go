@@ -48,19 +48,7 @@ func (c *collector) looseBlobs(ctx context.Context, last looseBlob) ([]looseBlob
 		SELECT unreferenced, repository, blob FROM repository_blobs
 		WHERE unreferenced IS NOT NULL AND (unreferenced, repository, blob) > ($1, $2, $3) AND unreferenced <= $4
 		ORDER BY unreferenced, repository, blob LIMIT $5`, last.unreferenced, last.repository, last.blob, c.before(c.Delay), collectPage)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var page []looseBlob
-	for rows.Next() {
-		var b looseBlob
-		if err := rows.Scan(&b.unreferenced, &b.repository, &b.blob); err != nil {
-			return nil, err
-		}
-		page = append(page, b)
-	}
-	return page, rows.Err()
+	return scanAll(rows, err, func(b *looseBlob) []any { return []any{&b.unreferenced, &b.repository, &b.blob} })
 }
 
 // removeBlob takes a blob from a repository unless something wants it by now.
@@ -189,19 +177,7 @@ type deletedManifest struct {
 func (c *collector) deletedManifests(ctx context.Context) ([]deletedManifest, error) {
 	rows, err := c.registry.database.Read(ctx).Query(`
 		SELECT repository, digest, deleted FROM deleted_manifests WHERE deleted <= $1 ORDER BY deleted LIMIT $2`, c.before(c.Delay), collectPage)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var page []deletedManifest
-	for rows.Next() {
-		var m deletedManifest
-		if err := rows.Scan(&m.repository, &m.digest, &m.deleted); err != nil {
-			return nil, err
-		}
-		page = append(page, m)
-	}
-	return page, rows.Err()
+	return scanAll(rows, err, func(m *deletedManifest) []any { return []any{&m.repository, &m.digest, &m.deleted} })
 }
 
 // purgeBlobs forgets deleted blobs that are no longer to be restored.
@@ -231,19 +207,7 @@ func (c *collector) purgeBlobs(ctx context.Context) error {
 func (c *collector) deletedBlobs(ctx context.Context) ([]looseBlob, error) {
 	rows, err := c.registry.database.Read(ctx).Query(`
 		SELECT deleted, repository, blob FROM deleted_blobs WHERE deleted <= $1 ORDER BY deleted LIMIT $2`, c.before(c.Delay), collectPage)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var page []looseBlob
-	for rows.Next() {
-		var b looseBlob
-		if err := rows.Scan(&b.unreferenced, &b.repository, &b.blob); err != nil {
-			return nil, err
-		}
-		page = append(page, b)
-	}
-	return page, rows.Err()
+	return scanAll(rows, err, func(b *looseBlob) []any { return []any{&b.unreferenced, &b.repository, &b.blob} })
 }
 
 // purgeHistory forgets what tags were whose manifests are gone for good.

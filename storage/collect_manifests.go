@@ -104,19 +104,7 @@ func (c *collector) candidates(ctx context.Context, repository, last int64) ([]c
 		SELECT id, digest, subject, size, untagged FROM manifests
 		WHERE repository = $1 AND untagged IS NOT NULL AND id < $2 AND (untagged = $3 OR untagged <= $4 AND pulled <= $4)
 		ORDER BY id DESC LIMIT $5`, repository, last, dueAtOnce, c.oldest(), collectPage)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var page []candidate
-	for rows.Next() {
-		var m candidate
-		if err := rows.Scan(&m.id, &m.digest, &m.subject, &m.size, &m.untagged); err != nil {
-			return nil, err
-		}
-		page = append(page, m)
-	}
-	return page, rows.Err()
+	return scanAll(rows, err, func(m *candidate) []any { return []any{&m.id, &m.digest, &m.subject, &m.size, &m.untagged} })
 }
 
 // oldest is the time since when a manifest must have been without a tag to be a candidate.

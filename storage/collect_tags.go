@@ -173,19 +173,7 @@ func (c *collector) readTags(ctx context.Context, repository int64, last string)
 	rows, err := c.registry.database.Read(ctx).Query(`
 		SELECT t.name, m.digest, m.id, t.updated, m.pulled FROM tags t JOIN manifests m ON m.id = t.manifest
 		WHERE t.repository = $1 AND t.name > $2 ORDER BY t.name LIMIT $3`, repository, last, collectPage)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var page []candidateTag
-	for rows.Next() {
-		var t candidateTag
-		if err := rows.Scan(&t.name, &t.digest, &t.manifest, &t.updated, &t.pulled); err != nil {
-			return nil, err
-		}
-		page = append(page, t)
-	}
-	return page, rows.Err()
+	return scanAll(rows, err, func(t *candidateTag) []any { return []any{&t.name, &t.digest, &t.manifest, &t.updated, &t.pulled} })
 }
 
 // removeTag removes a tag unless it was pushed again meanwhile. If that leaves its

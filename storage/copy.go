@@ -53,19 +53,7 @@ type StoredBlob struct {
 func (r *Registry) StoredBlobs(ctx context.Context, last StoredBlob) ([]StoredBlob, error) {
 	rows, err := r.database.Read(ctx).Query(`
 		SELECT id, digest, size, damaged IS NOT NULL, evictable IS NOT NULL FROM blobs WHERE id > $1 ORDER BY id LIMIT $2`, last.key, collectPage)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var page []StoredBlob
-	for rows.Next() {
-		var b StoredBlob
-		if err := rows.Scan(&b.key, &b.Digest, &b.Size, &b.Damaged, &b.Copied); err != nil {
-			return nil, err
-		}
-		page = append(page, b)
-	}
-	return page, rows.Err()
+	return scanAll(rows, err, func(b *StoredBlob) []any { return []any{&b.key, &b.Digest, &b.Size, &b.Damaged, &b.Copied} })
 }
 
 // OpenBytes returns the bytes of a blob, whoever holds it, or ErrBlobUnknown.

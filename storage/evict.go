@@ -77,19 +77,7 @@ func (r *Registry) idleBlobs(ctx context.Context, last idleBlob, before int64) (
 		SELECT pulled, id, digest FROM blobs
 		WHERE evictable IS NOT NULL AND (pulled, id) > ($1, $2) AND pulled < $3
 		ORDER BY pulled, id LIMIT $4`, last.pulled, last.id, before, evictPage)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var page []idleBlob
-	for rows.Next() {
-		var b idleBlob
-		if err := rows.Scan(&b.pulled, &b.id, &b.digest); err != nil {
-			return nil, err
-		}
-		page = append(page, b)
-	}
-	return page, rows.Err()
+	return scanAll(rows, err, func(b *idleBlob) []any { return []any{&b.pulled, &b.id, &b.digest} })
 }
 
 // evict takes a blob from all copies, and returns how many bytes it has; 0 if it may not
@@ -137,19 +125,7 @@ type holder struct {
 func holdersOf(q Querier, blob int64) ([]holder, error) {
 	rows, err := q.Query(`
 		SELECT r.id, r.name FROM repository_blobs rb JOIN repositories r ON r.id = rb.repository WHERE rb.blob = $1`, blob)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var holders []holder
-	for rows.Next() {
-		var h holder
-		if err := rows.Scan(&h.repository, &h.name); err != nil {
-			return nil, err
-		}
-		holders = append(holders, h)
-	}
-	return holders, rows.Err()
+	return scanAll(rows, err, func(h *holder) []any { return []any{&h.repository, &h.name} })
 }
 
 // Evicted is what EvictIdle removed.
@@ -201,19 +177,7 @@ func (r *Registry) idleManifests(ctx context.Context, last, before int64) ([]idl
 		SELECT m.id, r.id, r.name, m.digest FROM manifests m JOIN repositories r ON r.id = m.repository
 		WHERE r.upstream IS NOT NULL AND m.id > $1 AND m.created < $2 AND m.pulled < $2
 		ORDER BY m.id LIMIT $3`, last, before, evictPage)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var page []idleManifest
-	for rows.Next() {
-		var m idleManifest
-		if err := rows.Scan(&m.id, &m.repository, &m.name, &m.digest); err != nil {
-			return nil, err
-		}
-		page = append(page, m)
-	}
-	return page, rows.Err()
+	return scanAll(rows, err, func(m *idleManifest) []any { return []any{&m.id, &m.repository, &m.name, &m.digest} })
 }
 
 // evictManifest removes a manifest of a copy, for good, unless it was pulled meanwhile.

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/google/uuid"
@@ -78,21 +79,23 @@ func readFile(ctx context.Context, w BlobWriter, file string) error {
 		return err
 	}
 	defer f.Close()
-	if _, err := w.ReadFrom(&cancelReader{ctx, f}); err != nil {
+	if _, err := w.ReadFrom(ContextReader(ctx, f)); err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	return nil
 }
 
-// cancelReader ends with its context.
-type cancelReader struct {
+// ContextReader returns a reader of r that ends with a context.
+func ContextReader(ctx context.Context, r io.Reader) io.Reader { return &contextReader{ctx, r} }
+
+type contextReader struct {
 	ctx context.Context
-	*os.File
+	io.Reader
 }
 
-func (c *cancelReader) Read(p []byte) (int, error) {
+func (c *contextReader) Read(p []byte) (int, error) {
 	if err := c.ctx.Err(); err != nil {
 		return 0, err
 	}
-	return c.File.Read(p)
+	return c.Reader.Read(p)
 }

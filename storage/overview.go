@@ -55,9 +55,11 @@ func (r *Registry) Overview(ctx context.Context) (Overview, error) {
 	if err != nil {
 		return o, err
 	}
-	if o.Namespaces, err = r.Namespaces(ctx); err != nil {
+	namespaces, err := r.Namespaces(ctx)
+	if err != nil {
 		return o, err
 	}
+	o.Namespaces = append(o.Namespaces, namespaces...)
 	if quotas := r.quotas.Load(); quotas != nil {
 		for _, q := range *quotas {
 			used, err := usage(read, usageQuota+q.Name)
@@ -83,17 +85,5 @@ func (r *Registry) Namespaces(ctx context.Context) ([]Namespace, error) {
 			GROUP BY coalesce(upstream, $1)) n
 		LEFT JOIN usage u ON u.name = $2 || n.name
 		ORDER BY n.name`, privateNamespace, usageNamespace)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	all := []Namespace{}
-	for rows.Next() {
-		var n Namespace
-		if err := rows.Scan(&n.Name, &n.Repositories, &n.Bytes); err != nil {
-			return nil, err
-		}
-		all = append(all, n)
-	}
-	return all, rows.Err()
+	return scanAll(rows, err, func(n *Namespace) []any { return []any{&n.Name, &n.Repositories, &n.Bytes} })
 }

@@ -92,19 +92,7 @@ func (a *Accounts) PeopleToRefresh(ctx context.Context, version, clientID string
 			EXISTS (SELECT 1 FROM sessions WHERE person = people.id AND expires > $4)
 			OR EXISTS (SELECT 1 FROM api_keys WHERE person = people.id AND revoked = 0 AND (expires = 0 OR expires > $4)))
 		ORDER BY asked LIMIT $5`, version, clientID, unix(askedBefore), now.Unix(), limit)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var people []Person
-	for rows.Next() {
-		var p Person
-		if err := rows.Scan(p.columns()...); err != nil {
-			return nil, err
-		}
-		people = append(people, p)
-	}
-	return people, rows.Err()
+	return scanAll(rows, err, (*Person).columns)
 }
 
 // BeginRefresh records that a provider is asked about p now, and reports whether it is

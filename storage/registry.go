@@ -148,18 +148,28 @@ func ensureRepository(tx Tx, name, upstream string) (int64, error) {
 // now is the time as the facts keep it: seconds since 1970.
 func now() int64 { return time.Now().Unix() }
 
-func scanStrings(rows *sql.Rows, err error) ([]string, error) {
+// scanAll returns what a query found: a T for each row, whose columns are scanned to where
+// columns says.
+func scanAll[T any](rows *sql.Rows, err error, columns func(*T) []any) ([]T, error) {
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var all []string
+	var all []T
 	for rows.Next() {
-		var s string
-		if err := rows.Scan(&s); err != nil {
+		var row T
+		if err := rows.Scan(columns(&row)...); err != nil {
 			return nil, err
 		}
-		all = append(all, s)
+		all = append(all, row)
 	}
 	return all, rows.Err()
+}
+
+func scanStrings(rows *sql.Rows, err error) ([]string, error) {
+	return scanAll(rows, err, func(s *string) []any { return []any{s} })
+}
+
+func scanIDs(rows *sql.Rows, err error) ([]int64, error) {
+	return scanAll(rows, err, func(id *int64) []any { return []any{id} })
 }

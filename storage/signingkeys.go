@@ -15,19 +15,7 @@ type SigningKey struct {
 // SigningKeys returns all signing keys, the newest first.
 func (a *Accounts) SigningKeys(ctx context.Context) ([]SigningKey, error) {
 	rows, err := a.database.Read(ctx).Query(`SELECT id, created, sealed FROM signing_keys ORDER BY created DESC, id`)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var keys []SigningKey
-	for rows.Next() {
-		var key SigningKey
-		if err := rows.Scan(&key.ID, timeColumn{&key.Created}, &key.Sealed); err != nil {
-			return nil, err
-		}
-		keys = append(keys, key)
-	}
-	return keys, rows.Err()
+	return scanAll(rows, err, func(key *SigningKey) []any { return []any{&key.ID, timeColumn{&key.Created}, &key.Sealed} })
 }
 
 // AddSigningKey adds a key unless there is one that was created at unlessSince or later,

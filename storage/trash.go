@@ -173,19 +173,3 @@ func (r *Registry) RestoreTag(ctx context.Context, repository, tag string, d dig
 	r.manifests.forget(repository, append(back, tag)...)
 	return change, nil
 }
-
-func scanIDs(rows *sql.Rows, err error) ([]int64, error) {
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var all []int64
-	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		all = append(all, id)
-	}
-	return all, rows.Err()
-}

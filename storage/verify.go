@@ -121,19 +121,7 @@ func (v *verifier) verifyBlobs(ctx context.Context) error {
 
 func storedBlobs(q Querier, last int64) ([]storedBlob, error) {
 	rows, err := q.Query(`SELECT id, size, digest, damaged IS NOT NULL FROM blobs WHERE id > $1 ORDER BY id LIMIT $2`, last, collectPage)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var page []storedBlob
-	for rows.Next() {
-		var b storedBlob
-		if err := rows.Scan(&b.id, &b.size, &b.digest, &b.damaged); err != nil {
-			return nil, err
-		}
-		page = append(page, b)
-	}
-	return page, rows.Err()
+	return scanAll(rows, err, func(b *storedBlob) []any { return []any{&b.id, &b.size, &b.digest, &b.damaged} })
 }
 
 func (v *verifier) verifyBlob(ctx context.Context, b storedBlob) error {

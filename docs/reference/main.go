@@ -37,9 +37,10 @@ type module struct {
 // field is one option of a module's JSON.
 type field struct{ name, kind, doc string }
 
-// list is an option whose elements have options of their own.
+// list is an option that has options of its own, or whose elements have.
 type list struct {
 	path, doc string // path is the option's name, behind those of the lists that it is in
+	single    bool   // it is no list
 	fields    []field
 }
 
@@ -109,7 +110,7 @@ func structOf(t *doc.Type) *ast.StructType {
 	return structure
 }
 
-// readFields reads the options of a struct, and of the structs of which they are lists.
+// readFields reads the options of a struct, and of the structs that they are, or are lists of.
 // Path is where the struct is in a module's JSON.
 func readFields(t *doc.Type, types map[string]*doc.Type, path string) (fields []field, lists []list) {
 	for _, f := range structOf(t).Fields.List {
@@ -129,9 +130,12 @@ func readFields(t *doc.Type, types map[string]*doc.Type, path string) (fields []
 			namespace, _, _ := strings.Cut(strings.TrimPrefix(guest, "namespace="), " ")
 			kind = "module in " + namespace
 		}
-		if element := elementOf(f.Type, types); structOf(element) != nil {
+		if element, single := elementOf(f.Type, types); structOf(element) != nil {
 			kind = "list, below"
-			l := list{path: path + name, doc: element.Doc}
+			if single {
+				kind = "object, below"
+			}
+			l := list{path: path + name, doc: element.Doc, single: single}
 			var within []list
 			l.fields, within = readFields(element, types, l.path+".")
 			lists = append(append(lists, l), within...)
@@ -141,17 +145,21 @@ func readFields(t *doc.Type, types map[string]*doc.Type, path string) (fields []
 	return fields, lists
 }
 
-// elementOf returns the type of a list's elements if it is one of this package's.
-func elementOf(e ast.Expr, types map[string]*doc.Type) *doc.Type {
-	array, ok := e.(*ast.ArrayType)
-	if !ok {
-		return nil
+// elementOf returns the type of an option, or of a list's elements, if it is one of this
+// package's, and whether it is no list.
+func elementOf(e ast.Expr, types map[string]*doc.Type) (_ *doc.Type, single bool) {
+	single = true
+	switch outer := e.(type) {
+	case *ast.ArrayType:
+		e, single = outer.Elt, false
+	case *ast.StarExpr:
+		e = outer.X
 	}
-	element, ok := array.Elt.(*ast.Ident)
+	element, ok := e.(*ast.Ident)
 	if !ok {
-		return nil
+		return nil, single
 	}
-	return types[element.Name]
+	return types[element.Name], single
 }
 
 // moduleID finds the ID in the body of CaddyModule.
@@ -197,7 +205,11 @@ func render(modules []module) []byte {
 		}
 		renderFields(&page, m.fields)
 		for _, l := range m.lists {
-			fmt.Fprintf(&page, "\n### Each of `%s`\n\n%s\n", l.path, strings.Join(strings.Fields(l.doc), " "))
+			heading := "Each of `%s`"
+			if l.single {
+				heading = "`%s`"
+			}
+			fmt.Fprintf(&page, "\n### "+heading+"\n\n%s\n", l.path, strings.Join(strings.Fields(l.doc), " "))
 			renderFields(&page, l.fields)
 		}
 	}
