@@ -28,7 +28,7 @@ running with it.`,
 			cmd.PersistentFlags().StringP("config", "c", "Caddyfile", "Configuration file, a Caddyfile or .json")
 			cmd.AddCommand(statsCommand(), tagsCommand(), deleteCommand(), restoreTagCommand())
 			cmd.AddCommand(gcCommand(), verifyCommand(), backupCommand(), restoreCommand(), importCommand(), exportCommand())
-			cmd.AddCommand(keyCommand(), canCommand())
+			cmd.AddCommand(refreshCommand(), keyCommand(), canCommand())
 			beBrief(cmd)
 		},
 	})
@@ -75,12 +75,23 @@ func splitReference(s string) (repository, reference string, err error) {
 
 // withControl makes a command of what it asks of the registry that --config describes.
 func withControl(run func(ctx context.Context, client *controlClient, args []string) error) func(*cobra.Command, []string) error {
+	return withApps(run)
+}
+
+// withCaches is withControl for commands that ask upstreams, whether or not a server runs
+// that knows them.
+func withCaches(run func(ctx context.Context, client *controlClient, args []string) error) func(*cobra.Command, []string) error {
+	return withApps(run, "http")
+}
+
+// withApps is withControl with more of the configuration than the registry's own app.
+func withApps(run func(ctx context.Context, client *controlClient, args []string) error, more ...string) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) (err error) {
 		config, err := cmd.Flags().GetString("config")
 		if err != nil {
 			return err
 		}
-		app, err := loadApp(config)
+		app, err := loadApp(config, more...)
 		if err != nil {
 			return err
 		}
@@ -116,8 +127,9 @@ func loadConfig(file string) (*caddy.Config, error) {
 }
 
 // loadApp returns the registry app that a configuration file describes; one without
-// the global option has the defaults.
-func loadApp(file string) (*App, error) {
+// the global option has the defaults. Nothing of it runs, nor of more apps that are loaded
+// with it.
+func loadApp(file string, more ...string) (*App, error) {
 	parsed, err := loadConfig(file)
 	if err != nil {
 		return nil, err
@@ -126,9 +138,15 @@ func loadApp(file string) (*App, error) {
 	if raw == nil {
 		raw = json.RawMessage("{}")
 	}
+	apps := caddy.ModuleMap{"registry": raw}
+	for _, name := range more {
+		if parsed.AppsRaw[name] != nil {
+			apps[name] = parsed.AppsRaw[name]
+		}
+	}
 	ctx, err := caddy.ProvisionContext(&caddy.Config{
 		StorageRaw: parsed.StorageRaw,
-		AppsRaw:    caddy.ModuleMap{"registry": raw},
+		AppsRaw:    apps,
 		// What a command has to say it returns.
 		Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{Level: "ERROR"}}}},
 	})

@@ -24,7 +24,7 @@ be pushed again. The exit code is 1 if something is damaged that was not repaire
 		Args: cobra.NoArgs,
 	}
 	repair := cmd.Flags().Bool("repair", false, "Fetch again what is cached from elsewhere")
-	cmd.RunE = withWork(func(ctx context.Context, client *controlClient, told func(storage.Progress), _ []string) error {
+	verify := func(ctx context.Context, client *controlClient, told func(storage.Progress), _ []string) error {
 		var found storage.Verified
 		err := client.work(ctx, "/verify", verifyOrder{Repair: *repair}, told, &found)
 		if err == nil || found.Damaged > 0 {
@@ -32,7 +32,13 @@ be pushed again. The exit code is 1 if something is damaged that was not repaire
 				humanize.IBytes(uint64(found.Bytes)), counted(found.Manifests, "manifest"), found.Damaged, found.Repaired)
 		}
 		return err
-	})
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *repair {
+			return withWork(verify, "http")(cmd, args)
+		}
+		return withWork(verify)(cmd, args)
+	}
 	return cmd
 }
 

@@ -22,13 +22,13 @@ import (
 var errInterrupted = errors.New("interrupted; nothing is lost, and the same command goes on with it")
 
 // withWork makes a command of long work: it shows how far that is, and is ended in an
-// orderly way by an interrupt.
-func withWork(run func(ctx context.Context, client *controlClient, told func(storage.Progress), args []string) error) func(*cobra.Command, []string) error {
+// orderly way by an interrupt. More apps are loaded as withApps does.
+func withWork(run func(ctx context.Context, client *controlClient, told func(storage.Progress), args []string) error, more ...string) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
 		cmd.SetContext(ctx)
-		return withControl(func(ctx context.Context, client *controlClient, args []string) error {
+		return withApps(func(ctx context.Context, client *controlClient, args []string) error {
 			show := newShow(cmd.OutOrStdout(), cmd.ErrOrStderr())
 			err := run(ctx, client, show.tell, args)
 			show.end()
@@ -36,7 +36,7 @@ func withWork(run func(ctx context.Context, client *controlClient, told func(sto
 				return errInterrupted
 			}
 			return err
-		})(cmd, args)
+		}, more...)(cmd, args)
 	}
 }
 

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -19,7 +20,7 @@ type tagList struct {
 	Next string        `json:"next"` // what to ask for next; empty: there are no more
 }
 
-// addTagControl lets commands list tags and restore them.
+// addTagControl lets commands list tags, refresh and restore them.
 func (o *openRegistry) addTagControl(mux *http.ServeMux, audit *slog.Logger) {
 	mux.HandleFunc("GET /tags", func(w http.ResponseWriter, r *http.Request) {
 		tags, err := o.registry.DescribeTags(r.Context(), r.FormValue("repository"), r.FormValue("last"), tagPage)
@@ -42,6 +43,15 @@ func (o *openRegistry) addTagControl(mux *http.ServeMux, audit *slog.Logger) {
 		}
 		answerControl(w, list, err)
 	})
+	mux.HandleFunc("POST /refresh", func(w http.ResponseWriter, r *http.Request) {
+		tag := r.FormValue("tag")
+		var found refreshed
+		err := storage.CheckTag(tag)
+		if err == nil {
+			found, err = o.refresh(r.Context(), r.FormValue("repository"), tag)
+		}
+		answerControl(w, found, err)
+	})
 	mux.HandleFunc("PUT /tags", func(w http.ResponseWriter, r *http.Request) {
 		repository, tag := r.FormValue("repository"), r.FormValue("tag")
 		d, err := storage.ParseDigest(r.FormValue("digest"))
@@ -62,4 +72,14 @@ func (o *openRegistry) addTagControl(mux *http.ServeMux, audit *slog.Logger) {
 		}
 		answerControl(w, struct{}{}, err)
 	})
+}
+
+// refresh asks the upstream of a copy what a tag names now.
+func (o *openRegistry) refresh(ctx context.Context, repository, tag string) (found refreshed, err error) {
+	cache, mapped, err := o.cacheOf(repository)
+	if err != nil {
+		return found, err
+	}
+	found.Is, found.Was, err = cache.Refresh(ctx, mapped, tag)
+	return found, err
 }

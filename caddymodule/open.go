@@ -97,6 +97,7 @@ func (a *App) newRegistry(ctx context.Context) (_ caddy.Destructor, err error) {
 		audit:     newLiveLog(a.audit),
 	}
 	opened.upkeep.Store(&a.upkeep)
+	opened.caches.Store(&a.caches)
 	if opened.control, err = listenControl(filepath.Join(directory, "control.sock"), opened.controlHandler(), log); err != nil {
 		opened.transfers.Close()
 		return nil, errors.Join(fmt.Errorf("control socket: %w", err), registry.Close())

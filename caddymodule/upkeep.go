@@ -3,11 +3,13 @@ package caddymodule
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/eblume/caddy-registry/storage"
+	"github.com/eblume/caddy-registry/upstream"
 )
 
 const (
@@ -112,27 +114,30 @@ func (o *openRegistry) verify(ctx context.Context, options storage.VerifyOptions
 	return found, err
 }
 
-var errNoCache = errors.New("no site of the configuration caches it any more")
+var errNoCache = errors.New("no site of the configuration caches that")
+
+// cacheOf returns the cache of the upstream whose copy a repository is, and its name there.
+func (o *openRegistry) cacheOf(repository string) (*upstream.Cache, upstream.Mapped, error) {
+	for _, cache := range *o.caches.Load() {
+		if err := cache.open(); err != nil {
+			return nil, upstream.Mapped{}, err
+		}
+		// A name that begins with no upstream's is not sent to any.
+		mapped, err := cache.names.Map(repository, "", "", func(string) (bool, error) { return true, nil })
+		if err == nil && mapped.Upstream != "" {
+			return cache.caches[mapped.Upstream], mapped, nil
+		}
+	}
+	return nil, upstream.Mapped{}, fmt.Errorf("%s: %w", repository, errNoCache)
+}
 
 // repair fetches a damaged blob again from the upstream that has it.
 func (o *openRegistry) repair(ctx context.Context, damage storage.Damage) error {
-	caches := o.caches.Load()
-	if caches == nil {
-		return errNoCache
+	cache, mapped, err := o.cacheOf(damage.Repository)
+	if err != nil {
+		return err
 	}
-	for _, cache := range *caches {
-		if err := cache.open(); err != nil {
-			return err
-		}
-		if upstream := cache.caches[damage.Upstream]; upstream != nil {
-			mapped, err := cache.names.Map(damage.Repository, "", "", nil)
-			if err != nil {
-				return err
-			}
-			return upstream.Repair(ctx, mapped, damage.Digest)
-		}
-	}
-	return errNoCache
+	return cache.Repair(ctx, mapped, damage.Digest)
 }
 
 // collect collects garbage, and keeps account of that.
