@@ -118,9 +118,9 @@ func (c *collector) oldest() int64 {
 // removeManifest removes a candidate that nothing needs.
 func (c *collector) removeManifest(tx Tx, s *step, repository int64, name string, m candidate) error {
 	var untagged sql.NullInt64
-	err := tx.QueryRow(`SELECT untagged FROM manifests WHERE id = $1`, m.id).Scan(&untagged)
+	err := tx.QueryRow(`SELECT untagged FROM manifests WHERE id = $1 AND digest = $2`, m.id, m.digest.String()).Scan(&untagged)
 	if errors.Is(err, sql.ErrNoRows) || err == nil && (!untagged.Valid || untagged.Int64 != m.untagged) {
-		return nil // it is gone, or was pushed again
+		return nil // it is gone, and its id another's perhaps, or was pushed again
 	}
 	if err != nil {
 		return err

@@ -87,7 +87,8 @@ func (r *Registry) evict(ctx context.Context, b idleBlob, keep func(string) bool
 	err = r.database.Write(ctx, func(tx Tx) error {
 		gone, size = "", 0
 		var bytes int64
-		err := tx.QueryRow(`SELECT size FROM blobs WHERE id = $1 AND pulled = $2 AND evictable IS NOT NULL`, b.id, b.pulled).Scan(&bytes)
+		err := tx.QueryRow(`SELECT size FROM blobs WHERE id = $1 AND digest = $2 AND pulled = $3 AND evictable IS NOT NULL`,
+			b.id, b.digest.String(), b.pulled).Scan(&bytes)
 		if err != nil {
 			return err
 		}
@@ -185,7 +186,7 @@ func (r *Registry) evictManifest(ctx context.Context, m idleManifest, before int
 	var tags []string
 	err = r.database.Write(ctx, func(tx Tx) error {
 		removed = false
-		idle, err := exists(tx.QueryRow(`SELECT 1 FROM manifests WHERE id = $1 AND created < $2 AND pulled < $2`, m.id, before))
+		idle, err := exists(tx.QueryRow(`SELECT 1 FROM manifests WHERE id = $1 AND digest = $2 AND created < $3 AND pulled < $3`, m.id, m.digest.String(), before))
 		if err != nil || !idle {
 			return err
 		}

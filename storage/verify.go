@@ -90,7 +90,8 @@ type verifier struct {
 	found Verified
 }
 
-// storedBlob is a blob as the facts know it.
+// storedBlob is a blob as the facts knew it. Another may have its id by now: a database
+// gives the ids of what is gone again.
 type storedBlob struct {
 	id, size int64
 	digest   digest.Digest
@@ -202,7 +203,7 @@ func (v *verifier) tell(line string) {
 // heal lets a blob be served again whose bytes somebody put back.
 func (v *verifier) heal(ctx context.Context, b storedBlob) error {
 	err := v.registry.database.Write(ctx, func(tx Tx) error {
-		_, err := tx.Exec(`UPDATE blobs SET damaged = NULL WHERE id = $1`, b.id)
+		_, err := tx.Exec(`UPDATE blobs SET damaged = NULL WHERE id = $1 AND digest = $2`, b.id, b.digest.String())
 		return err
 	})
 	if err == nil {
@@ -284,7 +285,7 @@ const ownTold = 10
 func (r *Registry) markDamaged(tx Tx, b storedBlob) (Damage, error) {
 	damage := Damage{Digest: b.digest}
 	var damaged, evictable sql.NullInt64
-	if err := tx.QueryRow(`SELECT damaged, evictable FROM blobs WHERE id = $1`, b.id).Scan(&damaged, &evictable); err != nil {
+	if err := tx.QueryRow(`SELECT damaged, evictable FROM blobs WHERE id = $1 AND digest = $2`, b.id, b.digest.String()).Scan(&damaged, &evictable); err != nil {
 		return damage, err
 	}
 	err := tx.QueryRow(`
