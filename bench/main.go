@@ -92,6 +92,7 @@ func run(ctx context.Context) (err error) {
 	rounds := flag.Int("rounds", 0, "how often each peer is measured (default 6, with -quick 1)")
 	tags := flag.Int("tags", 0, "how many tags the registry is given (default 20,000, with -quick 1,000)")
 	peerTags := flag.Int("peer-tags", 0, "how many tags peers are given (default 2,000, with -quick 200)")
+	garbage := flag.Int("garbage", 0, "how many manifests, of 10 blobs each, are collected (default 100,000, with -quick 1,000)")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
@@ -104,6 +105,7 @@ func run(ctx context.Context) (err error) {
 	override(&b.Rounds, *rounds)
 	override(&b.Tags, *tags)
 	override(&b.PeerTags, *peerTags)
+	override(&b.Garbage, *garbage)
 	chosen, err := choose(*only)
 	if err != nil {
 		return err

@@ -122,14 +122,13 @@ func inCollectSteps[T any](ctx context.Context, c *collector, items []T, f func(
 	for len(items) > 0 {
 		var done int
 		var s step
-		var worked time.Duration
+		began := time.Now()
 		err := c.registry.database.Write(ctx, func(tx Tx) error {
-			done, s, worked = 0, step{}, 0
-			for began := time.Now(); done < len(items) && worked < stepTime; done++ {
+			done, s = 0, step{}
+			for began := time.Now(); done < len(items) && time.Since(began) < stepTime; done++ {
 				if err := f(tx, &s, items[done]); err != nil {
 					return err
 				}
-				worked = time.Since(began)
 			}
 			return nil
 		})
@@ -140,7 +139,8 @@ func inCollectSteps[T any](ctx context.Context, c *collector, items []T, f func(
 		if err := c.finish(ctx, &s); err != nil {
 			return err
 		}
-		if err := c.rest(ctx, worked); err != nil {
+		// The busier others are, the longer that took, and the longer they are left alone.
+		if err := c.rest(ctx, time.Since(began)); err != nil {
 			return err
 		}
 	}

@@ -20,7 +20,7 @@ import (
 	"github.com/eblume/caddy-registry/storage"
 )
 
-// readers is how many connections read at once, beside the one that writes.
+// readers is how many connections read at once, beside those of the writer.
 const readers = 8
 
 // Database is a [storage.Database] in a file. One process at a time may have it open.
@@ -68,8 +68,8 @@ func Open(ctx context.Context, path string, options Options) (_ *Database, err e
 			db.Close()
 		}
 	}()
-	db.SetMaxOpenConns(readers + 1)
-	db.SetMaxIdleConns(readers + 1)
+	db.SetMaxOpenConns(readers + 2) // and the writer's two
+	db.SetMaxIdleConns(readers + 2)
 	if err := migrate(ctx, db); err != nil {
 		return nil, fmt.Errorf("bringing %s to the schema of today: %w", path, err)
 	}

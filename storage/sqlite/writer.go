@@ -25,6 +25,7 @@ var errClosed = errors.New("database is closed")
 type writer struct {
 	conn       *sql.Conn
 	statements *statements
+	checkpoint *checkpointer
 	jobs       chan *job
 	done       chan struct{}
 	noRoom     func() bool // whether the disk is full
@@ -45,8 +46,13 @@ func newWriter(ctx context.Context, db *sql.DB, noRoom func() bool) (*writer, er
 	if err != nil {
 		return nil, err
 	}
+	checkpoint, err := newCheckpointer(ctx, db, conn)
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
 	w := &writer{
 		conn:       conn,
+		checkpoint: checkpoint,
 		statements: &statements{prepare: conn.PrepareContext},
 		jobs:       make(chan *job, maxBatch),
 		done:       make(chan struct{}),
@@ -77,7 +83,7 @@ func (w *writer) close() error {
 	}
 	w.mu.Unlock()
 	<-w.done
-	return errors.Join(w.statements.close(), w.conn.Close())
+	return errors.Join(w.statements.close(), w.checkpoint.close(), w.conn.Close())
 }
 
 func (w *writer) run() {
@@ -104,6 +110,7 @@ func (w *writer) run() {
 		for _, j := range batch {
 			close(j.done)
 		}
+		w.checkpoint.committed()
 	}
 }
 
