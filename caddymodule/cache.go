@@ -106,6 +106,9 @@ func (c *Cache) Cleanup() error {
 }
 
 func (c *Cache) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if c.app.serveHealth(w, r) {
+		return nil
+	}
 	if !isAPI(r.URL.Path) {
 		return next.ServeHTTP(w, r)
 	}
@@ -114,32 +117,38 @@ func (c *Cache) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 	}
 	target, err := distribution.ParsePath(r.URL.EscapedPath())
 	logFields(r, target)
-	var access distribution.Authorizer
-	if err == nil {
-		access, err = authorizer(r, target, nil)
+	answer, answered := count(w, r, target)
+	mapped, access, err := c.prepare(answer, r, target, err)
+	switch {
+	case err != nil:
+		defer answered()
+		c.api.Refuse(answer, r, refusal(err))
+	case target.Repository == "":
+		defer answered()
+		c.api.Serve(answer, r, target, c.api.Registry, access)
+	case mapped.Upstream == "":
+		return c.pass(w, r, next, target)
+	default:
+		defer answered()
+		c.serve(answer, r, target, mapped, access)
 	}
-	if err != nil {
-		c.api.Refuse(w, r, err)
-		return nil
+	return nil
+}
+
+// prepare returns which repository a request means, and what decides about it. unreadable
+// is what is wrong with its path.
+func (c *Cache) prepare(w http.ResponseWriter, r *http.Request, target distribution.Target, unreadable error) (mapped upstream.Mapped, access distribution.Authorizer, err error) {
+	if unreadable != nil {
+		return mapped, nil, unreadable
 	}
-	if target.Repository == "" {
-		c.api.Serve(w, r, target, c.api.Registry, access)
-		return nil
+	if access, err = authorizer(r, target, nil); err != nil || target.Repository == "" {
+		return mapped, access, err
 	}
 	ns := namespace(r.URL)
-	mapped, err := c.resolveName(r, target, ns)
-	if err != nil {
-		c.api.Refuse(w, r, refusal(err))
-		return nil
-	}
-	if ns != "" {
+	if mapped, err = c.resolveName(r, target, ns); err == nil && ns != "" {
 		w.Header()["Oci-Namespace"] = []string{ns}
 	}
-	if mapped.Upstream == "" {
-		return c.pass(w, r, next)
-	}
-	c.serve(w, r, target, mapped, access)
-	return nil
+	return mapped, access, err
 }
 
 // resolveName returns which repository a request means. What is pushed, and uploads, are
@@ -208,14 +217,16 @@ const (
 
 // pass leaves what is this registry's own to the handlers that follow. Without one that
 // answers this is a mirror and nothing else.
-func (c *Cache) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+func (c *Cache) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, target distribution.Target) error {
 	caddyhttp.SetVar(r.Context(), varMapped, true)
 	err := next.ServeHTTP(w, r)
 	if err != nil || caddyhttp.GetVar(r.Context(), varUnhandled) == nil {
 		return err
 	}
 	caddyhttp.SetVar(r.Context(), varUnhandled, false) // the access log would say NOP
-	c.api.Refuse(w, r, errOnlyMirror)
+	answer, answered := count(w, r, target)
+	defer answered()
+	c.api.Refuse(answer, r, errOnlyMirror)
 	return nil
 }
 
@@ -238,7 +249,7 @@ func logFields(r *http.Request, target distribution.Target) *caddyhttp.ExtraLogF
 	if target.Repository != "" {
 		fields.Set(zap.String("registry_repo", target.Repository))
 	}
-	fields.Set(zap.String("registry_operation", target.Operation()))
+	fields.Set(zap.String("registry_operation", target.Operation(r.Method)))
 	return fields
 }
 

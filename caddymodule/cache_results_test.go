@@ -116,9 +116,9 @@ func TestAccessLogTellsWhatWasAskedFor(t *testing.T) {
 		{http.MethodGet, "/v2/docker.io/library/alpine/referrers/" + image.Manifest.Digest.String(), "docker.io/library/alpine", "referrers", "miss"},
 		{http.MethodGet, "/v2/alpine/manifests/none", "docker.io/library/alpine", "manifest", ""},
 		{http.MethodGet, "/v2/alpine/manifests/none", "docker.io/library/alpine", "manifest", "negative"},
-		{http.MethodPut, "/v2/team/app/manifests/1", "team/app", "manifest", ""},
+		{http.MethodPut, "/v2/team/app/manifests/1", "team/app", "manifest_push", ""},
 		{http.MethodGet, "/v2/team/app/manifests/1", "team/app", "manifest", ""},
-		{http.MethodPut, "/v2/nginx/manifests/1", "nginx", "manifest", ""},
+		{http.MethodPut, "/v2/nginx/manifests/1", "nginx", "manifest_push", ""},
 		{http.MethodPost, "/v2/docker.io/alpine/blobs/uploads/", "docker.io/alpine", "upload", ""},
 		{http.MethodGet, "/v2/team/app/manifests/1?ns=gcr.io", "team/app", "manifest", ""},
 	}

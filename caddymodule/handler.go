@@ -60,6 +60,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 }
 
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if h.app.serveHealth(w, r) {
+		return nil
+	}
 	if !isAPI(r.URL.Path) {
 		return next.ServeHTTP(w, r)
 	}
@@ -68,15 +71,17 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	target, err := distribution.ParsePath(r.URL.EscapedPath())
 	logFields(r, target)
+	answer, answered := count(w, r, target)
+	defer answered()
 	if err == nil && target.Repository != "" {
-		err = h.checkName(w, r, target)
+		err = h.checkName(answer, r, target)
 	}
 	var access distribution.Authorizer
 	if err == nil {
 		access, err = authorizer(r, target, h.captures(r))
 	}
 	if err != nil {
-		h.api.Refuse(w, r, err)
+		h.api.Refuse(answer, r, err)
 		return nil
 	}
 	if access == distribution.Everything {
@@ -85,7 +90,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if target.IsBlob() || target.IsUpload() {
 		defer beGenerous(r)()
 	}
-	h.api.Serve(w, r, target, h.api.Registry, access)
+	h.api.Serve(answer, r, target, h.api.Registry, access)
 	return nil
 }
 

@@ -1,9 +1,7 @@
 package caddymodule
 
 import (
-	"context"
 	"errors"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -59,46 +57,10 @@ var authFailures = prometheus.NewCounterVec(prometheus.CounterOpts{
 	Help: "Attempts to prove who one is that failed, by what was wrong.",
 }, []string{"reason"})
 
-// keyExpiry tells when API keys end, of all registries that are open. It is asked for
-// when metrics are, so that it is never behind. Jobs' keys end within the hour: there
-// would be no end of them.
-type keyExpiry struct{ desc *prometheus.Desc }
-
-var keysExpire = keyExpiry{prometheus.NewDesc(
-	"registry_api_key_expiry_timestamp_seconds",
-	"When an API key that works ends, by its UUID, in seconds since 1970.",
-	[]string{"key"}, nil,
-)}
-
-// Describe implements [prometheus.Collector].
-func (k keyExpiry) Describe(descs chan<- *prometheus.Desc) { descs <- k.desc }
-
-// Collect implements [prometheus.Collector].
-func (k keyExpiry) Collect(metrics chan<- prometheus.Metric) {
-	now := time.Now()
-	pool.Range(func(_, value any) bool {
-		opened, ok := value.(*openRegistry)
-		if !ok {
-			return true
-		}
-		keys, err := opened.registry.Accounts().Keys(context.Background())
-		if err != nil {
-			metrics <- prometheus.NewInvalidMetric(k.desc, err)
-			return true
-		}
-		for i := range keys {
-			if key := &keys[i]; key.Job == "" && !key.Ended(now) && !key.Expires.IsZero() {
-				metrics <- prometheus.MustNewConstMetric(k.desc, prometheus.GaugeValue, float64(key.Expires.Unix()), key.ID)
-			}
-		}
-		return true
-	})
-}
-
 func registerMetrics(registry *prometheus.Registry) error {
 	for _, collector := range []prometheus.Collector{
 		cacheRequests, cacheBytes, upstreamRequests, upstreamRateLimit, upstreamUp, transfersActive, upstreamMismatches, authFailures, keysExpire,
-		collections, collectedBytes,
+		collections, collectedBytes, requests, requestDuration, stored,
 	} {
 		err := registry.Register(collector)
 		if !errors.As(err, new(prometheus.AlreadyRegisteredError)) && err != nil {

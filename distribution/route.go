@@ -2,6 +2,7 @@ package distribution
 
 import (
 	"fmt"
+	"net/http"
 	"net/url"
 	"regexp"
 	"strings"
@@ -13,7 +14,8 @@ import (
 type endpoint int
 
 const (
-	endpointPing endpoint = iota
+	endpointNone endpoint = iota
+	endpointPing
 	endpointCatalog
 	endpointManifest
 	endpointBlob
@@ -42,10 +44,23 @@ func (t Target) IsUpload() bool { return t.endpoint == endpointUploads || t.endp
 // IsBlob reports whether the path is of a blob.
 func (t Target) IsBlob() bool { return t.endpoint == endpointBlob }
 
-// Operation says in a word or two what is asked for: manifest, blob, tags, …
-func (t Target) Operation() string { return operations[t.endpoint] }
+// Operation says in a word or two what a request of some method is for: manifest, blob,
+// tags and so on are read, and what changes something says so, as manifest_push does.
+func (t Target) Operation(method string) string {
+	operation := operations[t.endpoint]
+	switch {
+	case t.endpoint == endpointManifest && method == http.MethodPut:
+		return "manifest_push"
+	case t.endpoint == endpointManifest && method == http.MethodDelete:
+		return "manifest_delete"
+	case t.endpoint == endpointBlob && method == http.MethodDelete:
+		return "blob_delete"
+	}
+	return operation
+}
 
 var operations = map[endpoint]string{
+	endpointNone:      "none",
 	endpointPing:      "ping",
 	endpointCatalog:   "catalog",
 	endpointManifest:  "manifest",

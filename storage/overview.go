@@ -49,10 +49,12 @@ func (r *Registry) Overview(ctx context.Context) (Overview, error) {
 		SELECT coalesce((SELECT bytes FROM usage WHERE name = 'copies'), 0),
 			(SELECT count(*) FROM deleted_manifests),
 			(SELECT coalesce(sum(size), 0) FROM blobs b
-				WHERE EXISTS (SELECT 1 FROM deleted_blobs WHERE blob = b.id) AND NOT EXISTS (SELECT 1 FROM repository_blobs WHERE blob = b.id)),
-			(SELECT count(*) FROM blobs WHERE damaged IS NOT NULL)`).
-		Scan(&o.Evictable, &o.DeletedManifests, &o.DeletedBytes, &o.Damaged)
+				WHERE EXISTS (SELECT 1 FROM deleted_blobs WHERE blob = b.id) AND NOT EXISTS (SELECT 1 FROM repository_blobs WHERE blob = b.id))`).
+		Scan(&o.Evictable, &o.DeletedManifests, &o.DeletedBytes)
 	if err != nil {
+		return o, err
+	}
+	if o.Damaged, err = r.Damaged(ctx); err != nil {
 		return o, err
 	}
 	namespaces, err := r.Namespaces(ctx)
@@ -74,6 +76,12 @@ func (r *Registry) Overview(ctx context.Context) (Overview, error) {
 	}
 	o.Verified, err = r.LastRun(ctx, RunVerify, nil)
 	return o, err
+}
+
+// Damaged returns how many blobs are not served, since their bytes were found to be others.
+func (r *Registry) Damaged(ctx context.Context) (n int64, err error) {
+	err = r.database.Read(ctx).QueryRow(`SELECT count(*) FROM blobs WHERE damaged IS NOT NULL`).Scan(&n)
+	return n, err
 }
 
 // Namespaces tells what each upstream's copies hold, and this registry's own repositories.

@@ -64,6 +64,7 @@ type ClientMetrics struct {
 // Client asks one upstream registry. Its methods are safe for concurrent use; their
 // errors wrap this package's sentinels, or are the context's when that has ended.
 type Client struct {
+	name      string
 	endpoints []*endpoint
 	transport *http.Transport
 	quota     pullQuota
@@ -74,7 +75,7 @@ type Client struct {
 // NewClient returns a client. It reads the files that config names and reaches no
 // network. Errors name the option at fault.
 func NewClient(config Config) (*Client, error) {
-	c := &Client{metrics: config.Metrics}
+	c := &Client{name: config.Name, metrics: config.Metrics}
 	if c.metrics.Request == nil {
 		c.metrics.Request = func(string) {}
 	}
@@ -169,11 +170,19 @@ func credentialsOf(config Config) (auth.CredentialFunc, error) {
 func (c *Client) tellUp() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.metrics.Up(slices.ContainsFunc(c.endpoints, func(e *endpoint) bool { return !e.open.Load() }))
+	c.metrics.Up(!c.Down())
 }
 
 // Close closes the connections that nothing is read from.
 func (c *Client) Close() { c.transport.CloseIdleConnections() }
+
+// Name is what the upstream is called.
+func (c *Client) Name() string { return c.name }
+
+// Down reports whether none of the upstream's URLs has answered since they were found not to.
+func (c *Client) Down() bool {
+	return !slices.ContainsFunc(c.endpoints, func(e *endpoint) bool { return !e.open.Load() })
+}
 
 // Paused returns why a request now would be refused without asking the upstream, which
 // wraps ErrUnavailable or ErrRateLimited, or nil.
