@@ -27,9 +27,10 @@ import (
 
 // forge is a CI system that signs tokens for its jobs.
 type forge struct {
-	t   *testing.T
-	url string
-	key *ecdsa.PrivateKey
+	t        *testing.T
+	url      string
+	key      *ecdsa.PrivateKey
+	audience string // of its tokens
 }
 
 func startForge(t *testing.T) *forge {
@@ -38,7 +39,7 @@ func startForge(t *testing.T) *forge {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &forge{t: t, key: key}
+	f := &forge{t: t, key: key, audience: "registry.example.com"}
 	keys := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: "forge", Algorithm: "ES256", Use: "sig"}}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
@@ -55,12 +56,12 @@ func startForge(t *testing.T) *forge {
 func (f *forge) options() string {
 	return fmt.Sprintf(`workload_identity forgejo {
 		issuer %s
-		audience registry.example.com
+		audience %s
 		match repository eblume/*
 		match ref refs/heads/main
 		user ci:{claim.repository}
 		groups artifact-workloads
-	}`, f.url)
+	}`, f.url, f.audience)
 }
 
 // jobToken returns a token of a job that lasts so long.
@@ -72,7 +73,7 @@ func (f *forge) jobToken(lasts time.Duration) string {
 	}
 	now := time.Now()
 	signed, err := signer.Sign(encode(f.t, map[string]any{
-		"iss": f.url, "aud": "registry.example.com", "sub": "repo:eblume/app:ref:refs/heads/main",
+		"iss": f.url, "aud": f.audience, "sub": "repo:eblume/app:ref:refs/heads/main",
 		"repository": "eblume/app", "ref": "refs/heads/main", "iat": now.Unix(), "exp": now.Add(lasts).Unix(),
 	}))
 	if err != nil {

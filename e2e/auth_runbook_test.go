@@ -143,7 +143,7 @@ func (g *guarded) runbook(b *browser) string {
 		t.Fatalf("signing in ended with status %d at %s:\n%s", status, b.location(), b.text())
 	}
 	b.at(g.url("/user/apikey"), "zot-ci") // / leads there
-	g.keep("session cookie", b.cookie("registry_session"))
+	g.keep("session cookie", b.cookie(g.sessionCookie()))
 	b.open(g.url("/user/apikey"))
 	b.at(g.url("/user/apikey"), "You have no API key that works.")
 	b.shoot("no-keys")

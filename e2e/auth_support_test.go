@@ -192,7 +192,16 @@ func (g *guarded) login(b *browser, user string) {
 		g.t.Fatalf("signing in ended with status %d at %s:\n%s", status, b.location(), b.text())
 	}
 	b.at(g.url("/user/apikey"), user)
-	g.keep("session cookie", b.cookie("registry_session"))
+	g.keep("session cookie", b.cookie(g.sessionCookie()))
+}
+
+// sessionCookie is what the cookie of a session is called: one that no other host can set,
+// if that is possible.
+func (g *guarded) sessionCookie() string {
+	if g.scheme == "https" {
+		return "__Host-registry_session"
+	}
+	return "registry_session"
 }
 
 // newKey generates a key on the page of keys where somebody is signed in.

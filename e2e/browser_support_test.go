@@ -22,17 +22,21 @@ type browser struct {
 	ctx context.Context
 }
 
-// startBrowser starts a browser that reaches nothing but this machine. It stops with the
-// test.
-func startBrowser(t *testing.T) *browser {
+// startBrowser starts a browser that reaches nothing but this machine, and hosts. It stops
+// with the test.
+func startBrowser(t *testing.T, hosts ...string) *browser {
 	t.Helper()
+	rules := "MAP * ~NOTFOUND"
+	for _, host := range append(hosts, "localhost", "127.0.0.1") {
+		rules += ", EXCLUDE " + host
+	}
 	h := newHome(t)
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(tool(t, "chromium")),
 		chromedp.NoInheritEnv, chromedp.Env(h.env...),
 		chromedp.UserDataDir(h.path("profile")),
 		chromedp.NoSandbox, chromedp.DisableGPU,
-		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"),
+		chromedp.Flag("host-resolver-rules", rules),
 		chromedp.Flag("ignore-certificate-errors", true), // of Caddy's own authority
 		chromedp.WindowSize(1000, 900),
 	)

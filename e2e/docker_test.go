@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"regexp"
 	"runtime"
 	"strings"
@@ -87,27 +88,34 @@ func TestDockerMovesImagesUnchanged(t *testing.T) {
 // What it pulls of Docker Hub it asks the mirrors for first.
 func startDocker(t *testing.T, r *registry, mirrors ...string) *docker {
 	t.Helper()
+	return startDockerWith(t, map[string]any{
+		"insecure-registries": []string{r.addr},
+		"registry-mirrors":    mirrors,
+	})
+}
+
+// startDockerWith starts a daemon that has a configuration besides what keeps it to itself.
+func startDockerWith(t *testing.T, config map[string]any) *docker {
+	t.Helper()
 	needRoot(t)
 	dockerd := tool(t, "dockerd")
 	// With its own containerd, it would take the system's if there is one.
 	c := startContainerd1(t)
 	h := newHome(t)
 	socket := "unix://" + h.path("docker.sock")
-	config := h.write("daemon.json", string(encode(t, map[string]any{
-		"data-root":           h.path("data"),
-		"exec-root":           h.path("exec"),
-		"pidfile":             h.path("docker.pid"),
-		"hosts":               []string{socket},
-		"containerd":          c.socket,
-		"iptables":            false,
-		"ip6tables":           false,
-		"bridge":              "none",
-		"insecure-registries": []string{r.addr},
-		"registry-mirrors":    mirrors,
-	})))
+	maps.Copy(config, map[string]any{
+		"data-root":  h.path("data"),
+		"exec-root":  h.path("exec"),
+		"pidfile":    h.path("docker.pid"),
+		"hosts":      []string{socket},
+		"containerd": c.socket,
+		"iptables":   false,
+		"ip6tables":  false,
+		"bridge":     "none",
+	})
 	d := &docker{home: h, cli: tool(t, "docker")}
 	d.env = append(d.env, "DOCKER_HOST="+socket)
-	d.start(dockerd, "--config-file", config).waitUntil(func() error {
+	d.start(dockerd, "--config-file", h.write("daemon.json", string(encode(t, config)))).waitUntil(func() error {
 		_, stderr, err := d.try(d.cli, "version")
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, stderr)
