@@ -96,8 +96,15 @@ type collector struct {
 	due map[int64]map[int64]bool
 }
 
-// before is the time before which something must have become garbage to go now.
-func (c *collector) before(kept time.Duration) int64 { return c.began - int64(kept/time.Second) }
+// before is the last second in which something may have become garbage to go now. What
+// is to be kept for a while is so for no less: it may have been at the end of the second
+// that is written down.
+func (c *collector) before(kept time.Duration) int64 {
+	if kept <= 0 {
+		return c.began
+	}
+	return c.began - 1 - int64((kept+time.Second-1)/time.Second)
+}
 
 // step is what one transaction did, to be told, and done to the rest, once it is durable.
 type step struct {

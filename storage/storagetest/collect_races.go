@@ -23,6 +23,9 @@ import (
 // collects; 0: a moment, counted in steps.
 var Collecting time.Duration
 
+// keptUntagged is how long manifests without a tag are kept while others push.
+const keptUntagged = time.Second
+
 // collectingRepositories are shared by all who push.
 var collectingRepositories = []string{"a", "b", "a/c"}
 
@@ -56,7 +59,7 @@ func testCollectBesideEverything(t *testing.T, fresh func(testing.TB) Open) {
 					KeepTags: func(tag string) bool { return !strings.HasPrefix(tag, "old") },
 				}}}
 				if i == 0 {
-					options.Untagged = time.Second
+					options.Untagged = keptUntagged
 				}
 				if _, err := r.Collect(ctx, options); err != nil && ctx.Err() == nil {
 					t.Errorf("Collect: %v", err)
@@ -110,7 +113,7 @@ func (c *client) layer() string { return fmt.Sprint("layer ", c.rand.IntN(12)) }
 
 // push pushes an image, or an index of some, and often what refers to it.
 func (c *client) push(tag string) error {
-	ctx, repository := context.Background(), c.repository()
+	ctx, repository, began := context.Background(), c.repository(), time.Now()
 	top, err := c.image(repository, "")
 	if err != nil || top == nil {
 		return err
@@ -131,6 +134,12 @@ func (c *client) push(tag string) error {
 	}
 	if strings.HasPrefix(tag, "old") {
 		return nil // retention may take it
+	}
+	if err := c.pullAll(repository, top); err != nil {
+		if time.Since(began) > keptUntagged {
+			return allow(err, storage.ErrManifestUnknown) // an entry had gone before its index came
+		}
+		return fmt.Errorf("pushed a moment ago: %w", err)
 	}
 	own := ownTag{repository, tag}
 	c.tags[own] = top
