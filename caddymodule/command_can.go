@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -148,7 +149,8 @@ func (g *guarded) mapName(name string, action authz.Action) (string, error) {
 	return mapped.Repository, err
 }
 
-// findGuarded returns the site of a configuration that has a host, or the only one.
+// findGuarded returns the site of a configuration that has a host, or the only one, or any
+// if they are all alike, as one that has a port without TLS too.
 func findGuarded(config *caddy.Config, host string) (*guarded, error) {
 	sites, err := guardedSites(config)
 	if err != nil {
@@ -162,10 +164,10 @@ func findGuarded(config *caddy.Config, host string) (*guarded, error) {
 		}
 		return nil, fmt.Errorf("--site %s: no site of that host has registry_auth", host)
 	}
-	switch len(sites) {
-	case 0:
+	if len(sites) == 0 {
 		return nil, errNoPolicy
-	case 1:
+	}
+	if !slices.ContainsFunc(sites, func(s *guarded) bool { return !s.decidesAs(sites[0]) }) {
 		return sites[0], nil
 	}
 	var all []string
@@ -202,6 +204,11 @@ func guardedSites(config *caddy.Config) ([]*guarded, error) {
 		}
 	}
 	return slices.DeleteFunc(sites, func(s *guarded) bool { return s.auth == nil }), nil
+}
+
+// decidesAs reports whether two sites are configured to decide alike.
+func (g *guarded) decidesAs(other *guarded) bool {
+	return reflect.DeepEqual(g.auth, other.auth) && reflect.DeepEqual(g.cache, other.cache)
 }
 
 func hostsOf(route caddyhttp.Route) ([]string, error) {

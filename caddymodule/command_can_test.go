@@ -110,6 +110,22 @@ func TestCanTellsWhatPoliciesDecide(t *testing.T) {
 	}
 }
 
+// TestCanAsksForNoSiteWhereAllDecideAlike, as one that is served without TLS too.
+func TestCanAsksForNoSiteWhereAllDecideAlike(t *testing.T) {
+	file := writeCaddyfile(t, `registry.example, http://:5050 {
+	registry_auth {
+		policy ** {
+			anonymous read
+		}
+	}
+	registry
+}
+`)
+	if out, err := command(t, "can", "--config", file, "anonymous", "read", "team/app"); err != nil || !strings.Contains(out, "policy **") {
+		t.Errorf("%q, %v", out, err)
+	}
+}
+
 func TestCanRefusesWhatItCannotAnswer(t *testing.T) {
 	several := writeCaddyfile(t, severalSites)
 	open := writeCaddyfile(t, "http://:1 {\n\tregistry\n}\n")

@@ -62,7 +62,7 @@ func Export(ctx context.Context, registry *storage.Registry, selections []Select
 		}
 	}
 	if ex.Problems > 0 {
-		return ex.Summary, fmt.Errorf("%w: there were %d problems", ErrProblems, ex.Problems)
+		return ex.Summary, fmt.Errorf("%w: %d left out", ErrProblems, ex.Problems)
 	}
 	return ex.Summary, nil
 }

@@ -63,7 +63,7 @@ func Import(ctx context.Context, registry *storage.Registry, folder string, opti
 		return im.Summary, err
 	}
 	if im.Problems > 0 {
-		return im.Summary, fmt.Errorf("%w: there were %d problems", ErrProblems, im.Problems)
+		return im.Summary, fmt.Errorf("%w: %d left out", ErrProblems, im.Problems)
 	}
 	return im.Summary, nil
 }
