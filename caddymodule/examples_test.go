@@ -6,12 +6,14 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/libdns/libdns"
+	"go.yaml.in/yaml/v3"
 )
 
 // dnsProvider stands for those of other modules, which examples name: it takes a token and
@@ -138,6 +140,58 @@ func TestClientFilesOfTheMirrorNameIt(t *testing.T) {
 			if all && !strings.Contains(string(content), upstream) {
 				t.Errorf("%s does not name %s", name, upstream)
 			}
+		}
+	}
+}
+
+// TestTheBlueprintIsWhatTheCaddyfileAsksFor: what is there of one must be there of the
+// other. Authentik itself cannot be started here.
+func TestTheBlueprintIsWhatTheCaddyfileAsksFor(t *testing.T) {
+	blueprint, err := os.ReadFile("../examples/blumeops/authentik/registry.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := os.ReadFile("../examples/blumeops/Caddyfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var entries struct {
+		Entries []struct {
+			Model       string
+			Identifiers map[string]string
+			Attrs       yaml.Node
+		}
+	}
+	if err := yaml.Unmarshal(blueprint, &entries); err != nil {
+		t.Fatal(err)
+	}
+	found := make(map[string]bool)
+	for _, entry := range entries.Entries {
+		for name, value := range entry.Identifiers {
+			found[entry.Model+" "+name+" "+value] = true
+		}
+	}
+	for _, want := range []string{
+		"authentik_core.group name admins", "authentik_core.group name artifact-workloads", "authentik_core.user username zot-ci",
+		"authentik_providers_oauth2.oauth2provider name zot", "authentik_core.application slug zot",
+	} {
+		if !found[want] {
+			t.Errorf("the blueprint has no %s", want)
+		}
+	}
+	scopes := regexp.MustCompile(`(?m)^\s*scopes (.*)$`).FindSubmatch(config)
+	if scopes == nil {
+		t.Fatal("the Caddyfile names no scopes")
+	}
+	for _, scope := range strings.Fields(string(scopes[1])) {
+		if !strings.Contains(string(blueprint), "[scope_name, "+scope+"]") {
+			t.Errorf("the provider grants no scope %s", scope)
+		}
+	}
+	for _, both := range []string{"client_id: zot|client_id zot", "https://registry.ops.eblu.me/zot/auth/callback/oidc|callback_path /zot/auth/callback/oidc", "OIDC_CLIENT_SECRET|{env.OIDC_CLIENT_SECRET}"} {
+		there, here, _ := strings.Cut(both, "|")
+		if !strings.Contains(string(blueprint), there) || !strings.Contains(string(config), here) {
+			t.Errorf("the blueprint has no %s, or the Caddyfile no %s", there, here)
 		}
 	}
 }

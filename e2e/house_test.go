@@ -33,6 +33,7 @@ func TestHouse(t *testing.T) {
 		for name := range h.images {
 			t.Run("pull-through of "+name, func(t *testing.T) { h.in(t).cachesFor(name) })
 		}
+		t.Run("blumeops is private", func(t *testing.T) { h.in(t).keepsToItself() })
 		t.Run("containerd 1 asks here first", func(t *testing.T) { h.in(t).isAskedFirst(old.in(t)) })
 		t.Run("containerd 2 asks here first", func(t *testing.T) { h.in(t).isAskedFirst(new.in(t)) })
 		t.Run("k3s asks here first", func(t *testing.T) { h.in(t).isAskedByK3s(new.in(t)) })
@@ -112,6 +113,23 @@ func (h *house) cachesFor(name string) {
 	repository, tag, _ := strings.Cut(name, ":")
 	h.home.run(tool(h.t, "skopeo"), "copy", "docker://"+houseName+"/"+name, "oci:"+h.home.mkdir("pulled/"+repository)+":"+tag)
 	h.images[name].wantSame(h.t, h.port().image(repository, tag))
+}
+
+// keepsToItself asks for a name of the house's own in all ways that might mean another's.
+func (h *house) keepsToItself() {
+	r := h.port()
+	for _, path := range []string{"/v2/blumeops/none/manifests/v1", "/v2/blumeops/none/tags/list", "/v2/blumeops/none/manifests/v1?ns=" + houseName} {
+		if status, _, body := r.do(http.MethodGet, path); status != http.StatusNotFound {
+			h.t.Errorf("%s: %d %s", path, status, body)
+		}
+	}
+	for name, upstream := range h.upstreams {
+		for _, request := range upstream.Requests() {
+			if strings.Contains(request.Path, "blumeops") {
+				h.t.Errorf("%s was asked for %s", name, request.Path)
+			}
+		}
+	}
 }
 
 // isAskedFirst has containerd pull by its own configuration, and by the house's other name.
