@@ -1,33 +1,23 @@
 package caddymodule_test
 
 import (
-	"encoding/xml"
 	"fmt"
 	"net/http"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
-	"strings"
 	"testing"
+
+	"github.com/eblume/caddy-registry/distribution/conformancetest"
 )
 
 // TestConformance runs the OCI conformance suite, at the version that go.mod pins, with
 // every optional API and every kind of data switched on.
 func TestConformance(t *testing.T) {
-	suite := filepath.Join(t.TempDir(), "conformance")
-	if runtime.GOOS == "windows" {
-		suite += ".exe"
-	}
-	build := exec.Command("go", "build", "-o", suite, "github.com/opencontainers/distribution-spec/conformance")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building the suite: %v\n%s", err, out)
-	}
+	suite := conformancetest.Build(t)
 	for _, version := range []string{"1.1", "dev"} {
 		t.Run(version, func(t *testing.T) {
 			port := freePort(t)
 			run(t, global(t.TempDir(), "sparse on")+fmt.Sprintf("http://127.0.0.1:%d {\n\tregistry\n}", port))
-			runConformance(t, suite, fmt.Sprintf("127.0.0.1:%d", port), "OCI_VERSION="+version)
+			conformancetest.Run(t, suite, fmt.Sprintf("127.0.0.1:%d", port), "OCI_VERSION="+version)
 		})
 	}
 	t.Run("dev on a restored backup", func(t *testing.T) {
@@ -37,7 +27,7 @@ func TestConformance(t *testing.T) {
 		do(t, file, "backup", backup)
 		restored, into := upkeepSite(t, "sparse on")
 		do(t, into, "restore", backup)
-		runConformance(t, suite, restored.host, "OCI_VERSION=dev")
+		conformancetest.Run(t, suite, restored.host, "OCI_VERSION=dev")
 		if a := restored.send(nil, http.MethodGet, "/v2/team/app/manifests/v1"); a.header.Get("Docker-Content-Digest") != want.String() {
 			t.Errorf("what was restored: %d %s", a.status, a.body)
 		}
@@ -47,90 +37,7 @@ func TestConformance(t *testing.T) {
 		g := newGuarded(t)
 		g.sparse = "sparse on"
 		g.run("policy conformance/** {\nuser suite read create update delete\n}")
-		runConformance(t, suite, g.host, "OCI_VERSION=dev",
+		conformancetest.Run(t, suite, g.host, "OCI_VERSION=dev",
 			"OCI_USERNAME=suite", "OCI_PASSWORD="+g.key("suite"), "OCI_REPO1=conformance/repo1", "OCI_REPO2=conformance/repo2")
 	})
-}
-
-// runConformance runs the suite against a registry.
-func runConformance(t *testing.T, suite, host string, settings ...string) {
-	t.Helper()
-	results := t.TempDir()
-	cmd := exec.Command(suite)
-	cmd.Dir = results
-	cmd.Env = append(append(os.Environ(),
-		"OCI_REGISTRY="+host,
-		"OCI_TLS=disabled",
-		"OCI_RESULTS_DIR="+results,
-		"OCI_DATA_SPARSE=true",
-		"OCI_API_BLOBS_DIGEST_HEADER=true",
-		"OCI_API_BLOBS_UPLOAD_CANCEL=true",
-		"OCI_API_MANIFESTS_DIGEST_HEADER=true",
-		"OCI_API_MANIFESTS_TAG_PARAM=true",
-	), settings...)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Errorf("%v\n%s", err, out)
-	}
-	checkCounts(t, string(out))
-	checkJUnit(t, filepath.Join(results, "junit.xml"))
-}
-
-// checkCounts reads the suite's summary: it passes with tests that it skipped, which is
-// not good enough here.
-func checkCounts(t *testing.T, out string) {
-	t.Helper()
-	_, summary, ok := strings.Cut(out, "OCI Conformance Result: ")
-	if !ok {
-		t.Fatalf("no result in\n%s", out)
-	}
-	counts := make(map[string]int)
-	for line := range strings.Lines(summary) {
-		name, number, ok := strings.Cut(strings.TrimSpace(line), ": ")
-		name = strings.TrimRight(name, ".")
-		var n int
-		if _, err := fmt.Sscan(number, &n); ok && err == nil {
-			counts[name] = n
-		}
-		if name == "Total" {
-			break
-		}
-	}
-	if counts["Pass"] == 0 || counts["Pass"] != counts["Total"] {
-		t.Errorf("not all of it passed: %v", counts)
-	}
-	for _, name := range []string{"FAIL", "Skip", "Disabled", "Error"} {
-		if n, ok := counts[name]; !ok || n != 0 {
-			t.Errorf("%s: %d (told: %v), want 0", name, n, ok)
-		}
-	}
-	t.Logf("%v", counts)
-	// Whole kinds of data, or APIs, are told below, by name.
-	for line := range strings.Lines(summary) {
-		if value := strings.TrimSpace(line[strings.LastIndex(line, ":")+1:]); value == "Disabled" || value == "Skip" || value == "FAIL" {
-			t.Error(strings.TrimSpace(line))
-		}
-	}
-}
-
-// checkJUnit reads the suite's other report, which counts by itself.
-func checkJUnit(t *testing.T, file string) {
-	t.Helper()
-	content, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var report struct {
-		Tests    int `xml:"tests,attr"`
-		Failures int `xml:"failures,attr"`
-		Errors   int `xml:"errors,attr"`
-		Skipped  int `xml:"skipped,attr"`
-		Disabled int `xml:"disabled,attr"`
-	}
-	if err := xml.Unmarshal(content, &report); err != nil {
-		t.Fatal(err)
-	}
-	if report.Tests == 0 || report.Failures+report.Errors+report.Skipped+report.Disabled != 0 {
-		t.Errorf("%+v", report)
-	}
 }
