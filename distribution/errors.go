@@ -87,6 +87,10 @@ func writeError(log *slog.Logger, w http.ResponseWriter, r *http.Request, err er
 	if errors.Is(err, storage.ErrFull) {
 		status, code, message = http.StatusInsufficientStorage, "DENIED", storage.ErrFull.Error()
 		log.ErrorContext(r.Context(), "storage is full", "error", err)
+	} else if errors.Is(err, storage.ErrUnavailable) {
+		status, code, message = http.StatusServiceUnavailable, "UNAVAILABLE", storage.ErrUnavailable.Error()+": try again"
+		h["Retry-After"] = retryAfter
+		log.ErrorContext(r.Context(), "storage cannot be reached", "error", err)
 	} else if errors.As(err, &told) {
 		status, code, message = told.Status, told.Code, told.Error()
 		if told.Challenge != "" {
@@ -113,6 +117,9 @@ func writeError(log *slog.Logger, w http.ResponseWriter, r *http.Request, err er
 		_, _ = w.Write(body) // the client may be gone
 	}
 }
+
+// retryAfter is when to try again what could not be done for want of storage, in seconds.
+var retryAfter = []string{"5"}
 
 func find(err error) *refusal {
 	for i := range refusals {

@@ -78,7 +78,7 @@ install_idp() {
 if [ "$what" != heavy ]; then
 	install_debian ca-certificates containerd runc docker.io skopeo podman buildah crun \
 		uidmap iptables fuse-overlayfs wrk nginx-light strace procps curl jq chromium fonts-dejavu-core \
-		prometheus libplist-utils systemd
+		prometheus libplist-utils systemd postgresql
 	install crane v0.22.1 github.com/google/go-containerregistry/cmd/crane
 	install regctl v0.11.7 github.com/regclient/regclient/cmd/regctl
 	install oras v1.3.6 oras.land/oras/cmd/oras

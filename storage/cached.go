@@ -72,7 +72,7 @@ func (r *Registry) IsOwn(ctx context.Context, name string) (bool, error) {
 	return exists(r.database.Read(ctx).QueryRow(`
 		SELECT 1 FROM repositories WHERE upstream IS NULL AND (name = $1 OR name >= $2 AND name < $3)
 		UNION ALL
-		SELECT 1 FROM uploads WHERE fetch IS NULL AND (repository = $1 OR repository >= $2 AND repository < $3)
+		SELECT 1 FROM uploads WHERE "fetch" IS NULL AND (repository = $1 OR repository >= $2 AND repository < $3)
 		LIMIT 1`, first, first+"/", first+"0"))
 }
 

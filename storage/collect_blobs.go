@@ -105,7 +105,7 @@ func (c *collector) isAwaited(q Querier, b looseBlob) (bool, error) {
 	if pushing {
 		return true, nil
 	}
-	return exists(q.QueryRow(`SELECT 1 FROM uploads WHERE repository = $1 AND fetch IS NULL AND updated >= $2`, name, c.before(c.Delay)))
+	return exists(q.QueryRow(`SELECT 1 FROM uploads WHERE repository = $1 AND "fetch" IS NULL AND updated >= $2`, name, c.before(c.Delay)))
 }
 
 // tellBlobs is what a dry run does with blobs that would go.

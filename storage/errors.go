@@ -24,6 +24,8 @@ var (
 	ErrCopy    = errors.New("repository is a copy and takes no push")
 	ErrNotCopy = errors.New("repository is this registry's own and no copy")
 
+	// ErrUnavailable means that what keeps the facts, or the bytes, cannot be reached now.
+	ErrUnavailable = errors.New("storage cannot be reached now")
 	// ErrFull means that the disk, or the quota that stands for it, has no room left.
 	// Nothing of the refused write stays.
 	ErrFull = errors.New("storage is full")

@@ -59,7 +59,7 @@ func (r *Registry) BeginFetch(ctx context.Context, upstream string, d digest.Dig
 
 // fetchState returns the upload that a fetch is, by the facts, or no id.
 func (r *Registry) fetchState(ctx context.Context, key string) (id string, state UploadState, err error) {
-	err = r.database.Read(ctx).QueryRow(`SELECT id, size, hash, store_state FROM uploads WHERE fetch = $1`, key).
+	err = r.database.Read(ctx).QueryRow(`SELECT id, size, hash, store_state FROM uploads WHERE "fetch" = $1`, key).
 		Scan(&id, &state.Size, &state.Hash, &state.Store)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = nil
@@ -87,7 +87,7 @@ func (f *Fetch) record() {
 		f.recorded <- f.registry.database.Write(context.Background(), func(tx Tx) error {
 			at := now()
 			_, err := tx.Exec(`
-				INSERT INTO uploads (id, repository, algorithm, size, created, updated, fetch)
+				INSERT INTO uploads (id, repository, algorithm, size, created, updated, "fetch")
 				VALUES ($1, '', $2, 0, $3, $4, $5)`, f.id, f.digest.Algorithm().String(), at, at, f.key)
 			return err
 		})
@@ -182,7 +182,7 @@ func (f *Fetch) Discard(ctx context.Context) error {
 
 // DiscardFetches removes what arrived of blobs whose fetches were suspended.
 func (r *Registry) DiscardFetches(ctx context.Context) error {
-	ids, err := scanStrings(r.database.Read(ctx).Query(`SELECT id FROM uploads WHERE fetch IS NOT NULL`))
+	ids, err := scanStrings(r.database.Read(ctx).Query(`SELECT id FROM uploads WHERE "fetch" IS NOT NULL`))
 	if err != nil {
 		return err
 	}

@@ -23,9 +23,9 @@ func (r *Registry) hold(tx Tx, repository, blob int64) error {
 	}
 	_, err = tx.Exec(`
 		INSERT INTO repository_blobs (repository, blob, created, unreferenced)
-		SELECT $1, b.id, $2, CASE
+		SELECT $1, b.id, CAST($2 AS BIGINT), CASE
 			WHEN EXISTS (SELECT 1 FROM manifest_references WHERE repository = $1 AND digest = b.digest) THEN NULL
-			ELSE $2 END
+			ELSE CAST($2 AS BIGINT) END
 		FROM blobs b WHERE b.id = $3`, repository, now(), blob)
 	if err != nil {
 		return err

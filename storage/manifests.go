@@ -180,7 +180,7 @@ func insertManifest(tx Tx, repository int64, m *Manifest) (int64, error) {
 // Content are set, or ErrManifestUnknown or ErrNameUnknown. It counts as pulled.
 func (r *Registry) Manifest(ctx context.Context, repository string, ref Reference) (*Manifest, error) {
 	key, at := ref.String(), now()
-	remember := ref.Digest != "" || !r.database.Shared()
+	remember := !r.database.Shared()
 	if remember {
 		if m, note := r.manifests.get(repository, key, at); m != nil {
 			if note {

@@ -107,7 +107,7 @@ func (r *Registry) Stats(ctx context.Context) (Stats, error) {
 			(SELECT count(*) FROM tags),
 			(SELECT count(*) FROM blobs),
 			(SELECT coalesce(sum(size), 0) FROM blobs),
-			(SELECT count(*) FROM uploads WHERE fetch IS NULL)`).
+			(SELECT count(*) FROM uploads WHERE "fetch" IS NULL)`).
 		Scan(&s.Repositories, &s.Manifests, &s.Tags, &s.Blobs, &s.BlobBytes, &s.Uploads)
 	return s, err
 }

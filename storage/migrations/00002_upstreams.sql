@@ -10,8 +10,8 @@ ALTER TABLE tags ADD COLUMN confirmed BIGINT;
 ALTER TABLE manifest_references ADD COLUMN size BIGINT NOT NULL DEFAULT -1;
 
 -- Of an upload that is a blob's way from an upstream to here: both their names.
-ALTER TABLE uploads ADD COLUMN fetch TEXT;
-CREATE UNIQUE INDEX uploads_fetch ON uploads (fetch) WHERE fetch IS NOT NULL;
+ALTER TABLE uploads ADD COLUMN "fetch" TEXT;
+CREATE UNIQUE INDEX uploads_fetch ON uploads ("fetch") WHERE "fetch" IS NOT NULL;
 
 -- When a client last pulled the blob, if it is of a repository that is a copy.
 ALTER TABLE blobs ADD COLUMN pulled BIGINT NOT NULL DEFAULT 0;
@@ -21,7 +21,7 @@ CREATE INDEX blobs_pulled ON blobs (pulled);
 DROP INDEX blobs_pulled;
 ALTER TABLE blobs DROP COLUMN pulled;
 DROP INDEX uploads_fetch;
-ALTER TABLE uploads DROP COLUMN fetch;
+ALTER TABLE uploads DROP COLUMN "fetch";
 ALTER TABLE manifest_references DROP COLUMN size;
 ALTER TABLE tags DROP COLUMN confirmed;
 ALTER TABLE repositories DROP COLUMN upstream;

@@ -1,0 +1,147 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/eblume/caddy-registry/distribution/conformancetest"
+	"github.com/eblume/caddy-registry/storage"
+	"github.com/eblume/caddy-registry/storage/filesystem"
+	"github.com/eblume/caddy-registry/storage/postgres"
+	"github.com/eblume/caddy-registry/storage/storagetest"
+)
+
+// TestPostgres has PostgreSQL keep all that storagetest asks of a database, and of a
+// registry with its facts there.
+func TestPostgres(t *testing.T) {
+	p := newPostgres(t)
+	p.start()
+	t.Run("database", func(t *testing.T) {
+		storagetest.TestDatabase(t, func(t testing.TB) func() (storage.Database, error) {
+			url := p.newDatabase(t)
+			return func() (storage.Database, error) { return postgres.Open(context.Background(), url) }
+		})
+	})
+	t.Run("registry", func(t *testing.T) {
+		storagetest.TestRegistry(t, func(t testing.TB) storagetest.Open {
+			url, dir := p.newDatabase(t), t.TempDir()
+			return func() (storage.BlobStore, storage.Database, error) {
+				blobs, err := filesystem.Open(context.Background(), dir)
+				if err != nil {
+					return nil, nil, err
+				}
+				database, err := postgres.Open(context.Background(), url)
+				if err != nil {
+					return nil, nil, errors.Join(err, blobs.Close())
+				}
+				return blobs, database, nil
+			}
+		})
+	})
+}
+
+// onPostgres is a registry as it is usually served, with its facts in PostgreSQL.
+func onPostgres(url string) string {
+	return strings.Replace(registryCaddyfile, "storage filesystem {$STORAGE}", "storage filesystem {$STORAGE}\n\t\tsparse on\n\t\tdatabase postgres "+url, 1)
+}
+
+// TestConformanceOnPostgres runs the suite against a server with its facts in PostgreSQL.
+func TestConformanceOnPostgres(t *testing.T) {
+	db := newPostgres(t)
+	db.start()
+	p := newProcess(t, onPostgres(db.newDatabase(t)))
+	p.start()
+	suite := conformancetest.Build(t)
+	conformancetest.Run(t, suite, "127.0.0.1:"+p.port, "OCI_VERSION=dev")
+}
+
+// TestPostgresRestartsUnderLoad: pushes that were acknowledged are there, others were told
+// that they may try again, and it heals by itself.
+func TestPostgresRestartsUnderLoad(t *testing.T) {
+	db := newPostgres(t)
+	db.start()
+	p := newProcess(t, onPostgres(db.newDatabase(t)))
+	p.start()
+	send := p.client()
+	stop := make(chan struct{})
+	var clients sync.WaitGroup
+	var mu sync.Mutex
+	pushed := make(map[string][]byte) // paths of manifests that were acknowledged
+	refused := 0
+	for c := range 4 {
+		clients.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				name := fmt.Sprintf("load/c%d", c)
+				content := fmt.Appendf(nil, "blob %d of %d", i, c)
+				manifest := imageOf(nil, content)
+				a, err := pushBlob(send, name, "single POST", content)
+				if err == nil && a.status == http.StatusCreated {
+					a, err = pushManifest(send, name, fmt.Sprint("v", i), manifest)
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				switch a.status {
+				case http.StatusCreated:
+					pushed[fmt.Sprintf("/v2/%s/manifests/v%d", name, i)] = manifest
+				case http.StatusServiceUnavailable:
+					refused++
+					if a.header.Get("Retry-After") == "" {
+						t.Errorf("no Retry-After: %v", a)
+					}
+				default:
+					t.Errorf("push: %v", a)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	count := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(pushed)
+	}
+	eventually(t, "pushes are acknowledged", func() error { return atLeast(count(), 50) })
+	for range 2 {
+		db.stop()
+		eventually(t, "pushes are refused", func() error {
+			mu.Lock()
+			defer mu.Unlock()
+			return atLeast(refused, 1)
+		})
+		expect(t, http.StatusServiceUnavailable)(send(http.MethodGet, "/readyz", nil, nil))
+		db.start()
+		mu.Lock()
+		refused = 0
+		mu.Unlock()
+		before := count()
+		eventually(t, "pushes are acknowledged again", func() error { return atLeast(count(), before+50) })
+	}
+	close(stop)
+	clients.Wait()
+	for path, want := range pushed {
+		mustRead(t, send, path, want)
+	}
+	t.Logf("%d pushes were acknowledged", len(pushed))
+}
+
+func atLeast(n, want int) error {
+	if n < want {
+		return fmt.Errorf("%d, want %d", n, want)
+	}
+	return nil
+}

@@ -1,0 +1,149 @@
+// Package postgres keeps a registry's facts in PostgreSQL, which several processes may share.
+package postgres
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+
+	"github.com/eblume/caddy-registry/storage"
+)
+
+const (
+	// maxConnections is how many connections a process has at most.
+	maxConnections = 20
+	// idleFor is how long one is kept that nobody uses.
+	idleFor = 5 * time.Minute
+	// frozenAfter is how long a transaction may stand still, in a process that stopped,
+	// before the server ends it: others wait for it to write.
+	frozenAfter = 10 * time.Second
+	// lockedFor is how long a write waits for others before it gives up.
+	lockedFor = 20 * time.Second
+)
+
+// Database is a [storage.Database] on a server.
+type Database struct {
+	db     *sql.DB
+	writer *writer
+}
+
+// Open returns the database at a URL, or a connection string as libpq has it, which is
+// brought to the schema of today if need be. Several processes may open it at once.
+func Open(ctx context.Context, url string) (*Database, error) {
+	config, err := parse(url)
+	if err != nil {
+		return nil, err
+	}
+	for name, value := range map[string]string{
+		"application_name":                    "caddy-registry",
+		"idle_in_transaction_session_timeout": milliseconds(frozenAfter),
+		"lock_timeout":                        milliseconds(lockedFor),
+		"synchronous_commit":                  "on",
+	} {
+		if config.RuntimeParams[name] == "" {
+			config.RuntimeParams[name] = value
+		}
+	}
+	db := stdlib.OpenDB(*config)
+	db.SetMaxOpenConns(maxConnections)
+	db.SetMaxIdleConns(maxConnections)
+	db.SetConnMaxIdleTime(idleFor)
+	if err := migrate(ctx, db); err != nil {
+		return nil, errors.Join(fmt.Errorf("bringing it to the schema of today: %w", err), db.Close())
+	}
+	return &Database{db: db, writer: newWriter(db)}, nil
+}
+
+// Name returns what a database is called: where it is and as whom it is asked, without a
+// password.
+func Name(url string) (string, error) {
+	config, err := parse(url)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s@%s:%d/%s", config.User, config.Host, config.Port, config.Database), nil
+}
+
+var errUnreadable = errors.New("it is neither a URL of PostgreSQL nor a connection string")
+
+func parse(url string) (*pgx.ConnConfig, error) {
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return nil, errUnreadable // the parser's own error may have the password
+	}
+	return config, nil
+}
+
+func milliseconds(d time.Duration) string { return fmt.Sprint(d.Milliseconds()) }
+
+func migrate(ctx context.Context, db *sql.DB) error {
+	// Of processes that start at once, one migrates.
+	locker, err := lock.NewPostgresSessionLocker()
+	if err != nil {
+		return err
+	}
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, migrations(storage.Migrations()), goose.WithSessionLocker(locker))
+	if err != nil {
+		return err
+	}
+	current, known, err := provider.GetVersions(ctx)
+	if err != nil {
+		return err
+	}
+	if current > known {
+		return fmt.Errorf("it is of a newer version of this program: its schema is %d, this one knows %d", current, known)
+	}
+	_, err = provider.Up(ctx)
+	return err
+}
+
+// Read implements [storage.Database].
+func (d *Database) Read(ctx context.Context) storage.Querier { return reader{ctx, d.db} }
+
+// Write implements [storage.Database]. Writes that come while others are being committed
+// share the next commit. All processes write one after the other, as if there were one.
+func (d *Database) Write(ctx context.Context, f func(storage.Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return d.writer.batches.Write(f)
+}
+
+// Shared implements [storage.Database].
+func (d *Database) Shared() bool { return true }
+
+// Close implements [storage.Database].
+func (d *Database) Close() error { return errors.Join(d.writer.close(), d.db.Close()) }
+
+// reader runs statements on any connection.
+type reader struct {
+	ctx context.Context
+	db  *sql.DB
+}
+
+func (r reader) Query(query string, args ...any) (*sql.Rows, error) {
+	rows, err := r.db.QueryContext(r.ctx, query, args...)
+	return rows, explain(err)
+}
+
+func (r reader) QueryRow(query string, args ...any) storage.Row {
+	return row{r.db.QueryRowContext(r.ctx, query, args...)}
+}
+
+// row explains the error of a query.
+type row struct{ *sql.Row }
+
+func (r row) Scan(dest ...any) error { return explain(r.Row.Scan(dest...)) }
+
+// Interface guards
+var (
+	_ storage.Database = (*Database)(nil)
+	_ storage.Row      = row{}
+)

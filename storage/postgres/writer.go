@@ -1,0 +1,111 @@
+package postgres
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/eblume/caddy-registry/storage"
+	"github.com/eblume/caddy-registry/storage/internal/batch"
+)
+
+// writeLock is the advisory lock that whoever writes holds, in all processes: what a
+// transaction has seen is still so when it commits, without another look.
+const writeLock = 0x63726567 // "creg"
+
+// writer runs all writes of this process one after the other, each batch in a transaction.
+type writer struct {
+	db      *sql.DB
+	batches *batch.Writer
+}
+
+func newWriter(db *sql.DB) *writer {
+	w := &writer{db: db}
+	w.batches = batch.NewWriter(w.commit, func() {})
+	return w
+}
+
+func (w *writer) close() error {
+	w.batches.Close()
+	return nil
+}
+
+const (
+	// attempts is how often a batch is begun again that did not come to its commit.
+	attempts = 5
+	// pause is how long before that.
+	pause = 50 * time.Millisecond
+)
+
+// commit runs jobs in one transaction. One that a restart of the server, or another
+// process, ended before it was committed is run again.
+func (w *writer) commit(jobs []*batch.Job) error {
+	var err error
+	for attempt := range attempts {
+		time.Sleep(time.Duration(attempt) * pause)
+		var again bool
+		if again, err = w.try(jobs); !again {
+			return err
+		}
+	}
+	return err
+}
+
+// try runs jobs in a transaction, and reports whether they may be run again.
+func (w *writer) try(jobs []*batch.Job) (again bool, err error) {
+	// No request's context: one that is cancelled must not take the others with it.
+	ctx := context.Background()
+	transaction, err := w.db.BeginTx(ctx, nil)
+	if err != nil {
+		return true, explain(err)
+	}
+	defer func() {
+		if err != nil {
+			_ = transaction.Rollback() // it may have ended by itself
+		}
+	}()
+	tx := tx{ctx, transaction}
+	if _, err := tx.Exec(`SELECT pg_advisory_xact_lock($1)`, writeLock); err != nil {
+		return true, err
+	}
+	for _, j := range jobs {
+		if _, err := tx.Exec("SAVEPOINT job"); err != nil {
+			return true, err
+		}
+		if j.Run(tx); j.Err != nil {
+			if _, err := tx.Exec("ROLLBACK TO SAVEPOINT job"); err != nil {
+				return true, fmt.Errorf("the transaction is lost: %w", errors.Join(j.Err, err))
+			}
+		}
+		if _, err := tx.Exec("RELEASE SAVEPOINT job"); err != nil {
+			return true, err
+		}
+	}
+	// Whether a commit whose answer is lost was done nobody knows: it is not done again.
+	return false, explain(transaction.Commit())
+}
+
+// tx runs statements in a transaction.
+type tx struct {
+	ctx context.Context
+	tx  *sql.Tx
+}
+
+func (t tx) Query(query string, args ...any) (*sql.Rows, error) {
+	rows, err := t.tx.QueryContext(t.ctx, query, args...)
+	return rows, explain(err)
+}
+
+func (t tx) QueryRow(query string, args ...any) storage.Row {
+	return row{t.tx.QueryRowContext(t.ctx, query, args...)}
+}
+
+func (t tx) Exec(query string, args ...any) (sql.Result, error) {
+	result, err := t.tx.ExecContext(t.ctx, query, args...)
+	return result, explain(err)
+}
+
+// Interface guard
+var _ storage.Tx = tx{}
