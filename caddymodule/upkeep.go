@@ -146,10 +146,10 @@ func (o *openRegistry) collect(ctx context.Context, options storage.CollectOptio
 	if options.DryRun {
 		return collected, err
 	}
-	collections.Inc()
-	collectedBytes.Add(float64(collected.Bytes))
 	if err == nil {
 		err = o.registry.RecordRun(ctx, storage.RunCollect, collected)
 	}
+	collections.Inc()
+	collectedBytes.Add(float64(collected.Bytes))
 	return collected, err
 }

@@ -101,7 +101,9 @@ func writeError(log *slog.Logger, w http.ResponseWriter, r *http.Request, err er
 		}
 	} else if known := find(err); known != nil {
 		status, code, message = known.status, known.code, err.Error()
-	} else if r.Context().Err() == nil || !errors.Is(err, context.Canceled) {
+	} else if r.Context().Err() != nil && errors.Is(err, context.Canceled) {
+		status = statusClientGone
+	} else {
 		log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	}
 	body, err := json.Marshal(errorBody{[]errorEntry{{code, strings.ReplaceAll(message, "\n", "; ")}}})
@@ -117,6 +119,10 @@ func writeError(log *slog.Logger, w http.ResponseWriter, r *http.Request, err er
 		_, _ = w.Write(body) // the client may be gone
 	}
 }
+
+// statusClientGone is what the access log says of a client that has left, as that of nginx
+// does: nobody gets it.
+const statusClientGone = 499
 
 // retryAfter is when to try again what could not be done for want of storage, in seconds.
 var retryAfter = []string{"5"}

@@ -86,7 +86,7 @@ func TestCacheTellsWhatItDoes(t *testing.T) {
 	expect(t, http.StatusOK)(send(http.MethodGet, "/v2/library/alpine/tags/list", nil, nil))
 	wantLogged(t, p, "/v2/library/alpine/tags/list", "docker.io/library/alpine", "tags", "stale")
 	mustPush(t, send, "team/app", "v1", []byte("own"))
-	wantLogged(t, p, "/v2/team/app/manifests/v1", "team/app", "manifest", "")
+	wantLogged(t, p, "/v2/team/app/manifests/v1", "team/app", "manifest_push", "")
 }
 
 // wantLogged fails the test unless the access log tells of requests for a path, each

@@ -95,7 +95,7 @@ func TestTheLaunchdAgentIsRight(t *testing.T) {
 		t.Fatal(err)
 	}
 	running := false
-	for lines := bufio.NewScanner(output); lines.Scan() && !running; {
+	for lines := bufio.NewScanner(output); !running && lines.Scan(); {
 		running = strings.Contains(lines.Text(), "serving initial configuration")
 	}
 	if !running {

@@ -29,6 +29,8 @@ func TestPowerLossLosesNothingAcknowledged(t *testing.T) {
 	p.storage = filepath.Join(p.dir, "new", "storage")
 	trace := traced(t, p, "openat,mkdir,mkdirat,rename,renameat,renameat2,link,linkat,fsync,fdatasync,"+writeCalls)
 	p.start()
+	// What the server does by itself when it starts is done before the first push.
+	p.eventually("garbage is collected", func() bool { return p.metric("registry_gc_runs_total") > 0 })
 	w := &wire{address: "127.0.0.1:" + p.port}
 	t.Cleanup(w.close)
 

@@ -208,7 +208,8 @@ func (q querier) Query(query string, args ...any) (*sql.Rows, error) {
 	if err != nil {
 		return nil, err
 	}
-	return stmt.QueryContext(q.ctx, args...)
+	rows, err := stmt.QueryContext(q.ctx, args...)
+	return rows, q.explain(err)
 }
 
 func (q querier) QueryRow(query string, args ...any) storage.Row {
@@ -216,8 +217,25 @@ func (q querier) QueryRow(query string, args ...any) storage.Row {
 	if err != nil {
 		return failedRow{err}
 	}
-	return stmt.QueryRowContext(q.ctx, args...)
+	return row{stmt.QueryRowContext(q.ctx, args...), q}
 }
+
+// explain returns the error of a context that ended: SQLite only says that it was
+// interrupted.
+func (q querier) explain(err error) error {
+	if errors.Is(err, sqlite3.INTERRUPT) && q.ctx.Err() != nil {
+		return q.ctx.Err()
+	}
+	return err
+}
+
+// row is what a query found.
+type row struct {
+	*sql.Row
+	querier querier
+}
+
+func (r row) Scan(dest ...any) error { return r.querier.explain(r.Row.Scan(dest...)) }
 
 // failedRow is the row of a statement that could not be prepared.
 type failedRow struct{ err error }
