@@ -14,24 +14,30 @@ import (
 // ErrBlobUnknown. One that no manifest names yet is kept for a while from then on: who
 // asks may be about to push one.
 func (r *Registry) StatBlob(ctx context.Context, repository string, d digest.Digest) (int64, error) {
-	var size int64
+	size, _, err := r.findBlob(ctx, repository, d)
+	return size, err
+}
+
+// findBlob is StatBlob, and returns where the bytes are.
+func (r *Registry) findBlob(ctx context.Context, repository string, d digest.Digest) (size int64, key BlobKey, err error) {
+	key.Digest = d
 	var unreferenced, damaged sql.NullInt64
-	err := r.database.Read(ctx).QueryRow(`
-		SELECT b.size, b.damaged, rb.unreferenced FROM blobs b
+	err = r.database.Read(ctx).QueryRow(`
+		SELECT b.size, b.place, b.damaged, rb.unreferenced FROM blobs b
 		JOIN repositories r ON r.name = $1
 		JOIN repository_blobs rb ON rb.repository = r.id AND rb.blob = b.id
-		WHERE b.digest = $2`, repository, d.String()).Scan(&size, &damaged, &unreferenced)
+		WHERE b.digest = $2`, repository, d.String()).Scan(&size, &key.Place, &damaged, &unreferenced)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		return 0, blobUnknown(repository, d)
+		return 0, key, blobUnknown(repository, d)
 	case err != nil:
-		return 0, err
+		return 0, key, err
 	case damaged.Valid:
-		return 0, fmt.Errorf("%w: the bytes of %s were found to be others, and are no longer served; push it again", ErrBlobUnknown, d)
+		return 0, key, fmt.Errorf("%w: the bytes of %s were found to be others, and are no longer served; push it again", ErrBlobUnknown, d)
 	case unreferenced.Valid && unreferenced.Int64 < now():
-		return size, r.keepUnreferenced(ctx, repository, d)
+		return size, key, r.keepUnreferenced(ctx, repository, d)
 	}
-	return size, nil
+	return size, key, nil
 }
 
 // keepUnreferenced has a blob that no manifest names kept as if it had come just now, or
@@ -63,11 +69,11 @@ func (r *Registry) keepUnreferenced(ctx context.Context, repository string, d di
 // OpenBlob returns the bytes and the size of a blob that a repository holds, or
 // ErrBlobUnknown.
 func (r *Registry) OpenBlob(ctx context.Context, repository string, d digest.Digest) (io.ReadSeekCloser, int64, error) {
-	size, err := r.StatBlob(ctx, repository, d)
+	size, key, err := r.findBlob(ctx, repository, d)
 	if err != nil {
 		return nil, 0, err
 	}
-	blob, err := r.blobs.Open(ctx, d)
+	blob, err := r.blobs.Open(ctx, key)
 	return blob, size, err
 }
 
@@ -146,26 +152,50 @@ func mountSource(tx Tx, from string, d digest.Digest, readable func(string) bool
 }
 
 // addBlob records that a repository, a copy of the upstream's unless that is empty,
-// holds blob d, whose bytes are in the blob store and were just found to be right.
-func (r *Registry) addBlob(tx Tx, repository, upstream string, d digest.Digest, size int64) error {
+// holds a blob, whose bytes are in the blob store and were just found to be right. What is
+// at another place is known already, and right too: it returns the place that is to be
+// removed then, which is the same if there is but one.
+func (r *Registry) addBlob(tx Tx, repository, upstream string, key BlobKey, size int64) (spare string, err error) {
 	id, err := ensureRepository(tx, repository, upstream)
 	if err != nil {
-		return err
+		return "", err
 	}
 	var blob int64
+	var place string
 	var damaged sql.NullInt64
-	err = tx.QueryRow(`SELECT id, damaged FROM blobs WHERE digest = $1`, d.String()).Scan(&blob, &damaged)
-	if errors.Is(err, sql.ErrNoRows) {
+	d := key.Digest.String()
+	err = tx.QueryRow(`SELECT id, place, damaged FROM blobs WHERE digest = $1`, d).Scan(&blob, &place, &damaged)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
 		// That it is here is as good as a pull: what was fetched last is not evicted first.
 		at := now()
-		err = tx.QueryRow(`INSERT INTO blobs (digest, size, created, pulled) VALUES ($1, $2, $3, $4) RETURNING id`, d.String(), size, at, at).Scan(&blob)
-	} else if err == nil && damaged.Valid {
-		_, err = tx.Exec(`UPDATE blobs SET damaged = NULL WHERE id = $1`, blob)
+		err = tx.QueryRow(`INSERT INTO blobs (digest, size, place, created, pulled) VALUES ($1, $2, $3, $4, $5) RETURNING id`,
+			d, size, key.Place, at, at).Scan(&blob)
+		place = key.Place
+	case err == nil && damaged.Valid:
+		spare = place
+		_, err = tx.Exec(`UPDATE blobs SET damaged = NULL, place = $1 WHERE id = $2`, key.Place, blob)
+		place = key.Place
+	case err == nil:
+		spare = key.Place
 	}
 	if err != nil {
-		return err
+		return "", err
 	}
-	return r.hold(tx, id, blob)
+	if spare == place {
+		spare = ""
+	}
+	return spare, r.hold(tx, id, blob)
+}
+
+// keyOf returns where the bytes of a blob are, which may be gone, or ErrBlobUnknown.
+func keyOf(q Querier, d digest.Digest) (BlobKey, error) {
+	key := BlobKey{Digest: d}
+	err := q.QueryRow(`SELECT place FROM blobs WHERE digest = $1`, d.String()).Scan(&key.Place)
+	if errors.Is(err, sql.ErrNoRows) {
+		return key, fmt.Errorf("%w: there is no %s", ErrBlobUnknown, d)
+	}
+	return key, err
 }
 
 func holdsBlob(q Querier, repository int64, d digest.Digest) (bool, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"iter"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -13,14 +14,15 @@ import (
 // holds a blob is a fact in the [Database]. Package storagetest tells what every
 // implementation must do.
 type BlobStore interface {
-	// Open returns the bytes of blob d, or ErrBlobUnknown. What is opened stays readable
+	// Open returns the bytes of a blob, or ErrBlobUnknown. What is opened stays readable
 	// when the blob is deleted meanwhile.
-	Open(ctx context.Context, d digest.Digest) (io.ReadSeekCloser, error)
-	// Delete removes the bytes of blob d; that there are none is no error.
-	Delete(ctx context.Context, d digest.Digest) error
+	Open(ctx context.Context, key BlobKey) (io.ReadSeekCloser, error)
+	// Delete removes the bytes of a blob; that there are none is no error.
+	Delete(ctx context.Context, key BlobKey) error
 	// Blobs lists the blobs that there are bytes of, in no order. What is added or deleted
-	// meanwhile may be among them or not.
-	Blobs(ctx context.Context) iter.Seq2[digest.Digest, error]
+	// meanwhile may be among them or not. A store that other processes write to leaves out
+	// what is younger than MaxPending: its fact may be on its way.
+	Blobs(ctx context.Context) iter.Seq2[BlobKey, error]
 
 	// Writer goes on with the upload id, a UUID, from the state that Suspend gave in this
 	// or an earlier process; a state of size 0 begins it. The writer may hold more bytes
@@ -40,6 +42,24 @@ type BlobStore interface {
 	Close() error
 }
 
+// Redirectable is what a store opens whose clients may get the bytes from elsewhere.
+type Redirectable interface {
+	// URL returns where that is, for a while, to whoever has it; empty: only here.
+	URL(ctx context.Context) (string, error)
+}
+
+// BlobKey names the bytes of a blob.
+type BlobKey struct {
+	Digest digest.Digest
+	// Place is where a store put them that may have the same blob in several: what one
+	// process deletes is then never what another has just put there. Empty: the store has
+	// one place for each digest, or any will do.
+	Place string
+}
+
+// MaxPending is how long after its bytes the fact of a blob may come.
+const MaxPending = 30 * time.Minute
+
 // BlobWriter appends to one upload. It is used by one goroutine at a time, and ended by
 // one of Commit, Suspend and Discard.
 type BlobWriter interface {
@@ -51,10 +71,10 @@ type BlobWriter interface {
 	Size() int64
 	// Verify returns ErrDigestInvalid unless the bytes so far, and then rest, are the blob d.
 	Verify(d digest.Digest, rest []byte) error
-	// Commit makes the upload the blob d. When it returns nil the blob is there and
-	// survives a loss of power. If the bytes have another digest it returns
-	// ErrDigestInvalid and the upload is as it was.
-	Commit(ctx context.Context, d digest.Digest) error
+	// Commit makes the upload the blob d, and returns its place. When it returns nil the
+	// blob is there and survives a loss of power. If the bytes have another digest it
+	// returns ErrDigestInvalid and the upload is as it was.
+	Commit(ctx context.Context, d digest.Digest) (place string, err error)
 	// Suspend ends the writer and returns what [BlobStore.Writer] needs to go on.
 	Suspend() (UploadState, error)
 	// Discard ends the writer and removes the upload.

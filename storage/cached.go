@@ -98,18 +98,19 @@ func (r *Registry) Referenced(ctx context.Context, repository string, d digest.D
 // holds, or ErrBlobUnknown, also if only its bytes are gone.
 func (r *Registry) CachedBlob(ctx context.Context, upstream string, d digest.Digest) (int64, error) {
 	var size int64
+	key := BlobKey{Digest: d}
 	err := r.database.Read(ctx).QueryRow(`
-		SELECT b.size FROM blobs b
+		SELECT b.size, b.place FROM blobs b
 		JOIN repository_blobs rb ON rb.blob = b.id
 		JOIN repositories r ON r.id = rb.repository
-		WHERE b.digest = $1 AND b.damaged IS NULL AND r.upstream = $2 LIMIT 1`, d.String(), upstream).Scan(&size)
+		WHERE b.digest = $1 AND b.damaged IS NULL AND r.upstream = $2 LIMIT 1`, d.String(), upstream).Scan(&size, &key.Place)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, fmt.Errorf("%w: no copy of a repository of %s holds %s", ErrBlobUnknown, upstream, d)
 	}
 	if err != nil {
 		return 0, err
 	}
-	blob, err := r.blobs.Open(ctx, d)
+	blob, err := r.blobs.Open(ctx, key)
 	if err != nil {
 		return 0, err
 	}

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
-	"github.com/opencontainers/go-digest"
 )
 
 // CollectOptions say what is garbage, and how it is collected.
@@ -110,8 +109,8 @@ func (c *collector) before(kept time.Duration) int64 {
 type step struct {
 	Collected
 	lines []string
-	gone  []manifestKey   // tags and manifests
-	bytes []digest.Digest // of blobs whose fact is gone
+	gone  []manifestKey // tags and manifests
+	bytes []BlobKey     // of blobs whose fact is gone
 }
 
 const (
@@ -159,8 +158,8 @@ func (c *collector) finish(ctx context.Context, s *step) error {
 	for _, key := range s.gone {
 		c.registry.manifests.forget(key.repository, key.reference)
 	}
-	for _, d := range s.bytes {
-		if _, err := c.registry.removeBytes(ctx, d); err != nil {
+	for _, key := range s.bytes {
+		if _, err := c.registry.removeBytes(ctx, key); err != nil {
 			return err
 		}
 	}
@@ -208,7 +207,7 @@ func (c *collector) collectUploads(ctx context.Context) error {
 // between the two, whichever came first.
 func (c *collector) collectFiles(ctx context.Context) error {
 	var seen int
-	for d, err := range c.registry.blobs.Blobs(ctx) {
+	for key, err := range c.registry.blobs.Blobs(ctx) {
 		if err != nil {
 			return err
 		}
@@ -217,7 +216,7 @@ func (c *collector) collectFiles(ctx context.Context) error {
 				return err
 			}
 		}
-		known, err := exists(c.registry.database.Read(ctx).QueryRow(`SELECT 1 FROM blobs WHERE digest = $1`, d.String()))
+		known, err := isKnown(c.registry.database.Read(ctx), key)
 		if err != nil {
 			return err
 		}
@@ -227,10 +226,10 @@ func (c *collector) collectFiles(ctx context.Context) error {
 		if c.DryRun {
 			// What is being pushed is such a file for a moment.
 			c.total.Orphans++
-			c.tell(fmt.Sprintf("file of %s: no fact mentions it", d))
+			c.tell(fmt.Sprintf("file of %s: no fact mentions it", key.Digest))
 			continue
 		}
-		removed, err := c.registry.removeBytes(ctx, d)
+		removed, err := c.registry.removeBytes(ctx, key)
 		if err != nil {
 			return err
 		}

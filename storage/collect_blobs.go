@@ -80,11 +80,11 @@ func (c *collector) removeBlob(tx Tx, s *step, b looseBlob) error {
 
 // forgetBlob removes what is known of a blob that nothing holds.
 func (s *step) forgetBlob(tx Tx, blob int64) error {
-	d, size, err := forgetBlob(tx, blob)
-	if err == nil && d != "" {
+	key, size, err := forgetBlob(tx, blob)
+	if err == nil && key.Digest != "" {
 		s.Blobs++
 		s.Bytes += size
-		s.bytes = append(s.bytes, d)
+		s.bytes = append(s.bytes, key)
 	}
 	return err
 }

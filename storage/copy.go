@@ -45,20 +45,27 @@ type StoredBlob struct {
 	Size    int64 // in bytes
 	Damaged bool  // its bytes were found to be others
 	Copied  bool  // only copies of upstreams' repositories hold it
-	key     int64
+	id      int64
+	place   string
 }
 
 // StoredBlobs returns some of the blobs after the one that last is, in the order in which
 // they came; the zero value is before all.
 func (r *Registry) StoredBlobs(ctx context.Context, last StoredBlob) ([]StoredBlob, error) {
 	rows, err := r.database.Read(ctx).Query(`
-		SELECT id, digest, size, damaged IS NOT NULL, evictable IS NOT NULL FROM blobs WHERE id > $1 ORDER BY id LIMIT $2`, last.key, collectPage)
-	return scanAll(rows, err, func(b *StoredBlob) []any { return []any{&b.key, &b.Digest, &b.Size, &b.Damaged, &b.Copied} })
+		SELECT id, digest, place, size, damaged IS NOT NULL, evictable IS NOT NULL FROM blobs WHERE id > $1 ORDER BY id LIMIT $2`, last.id, collectPage)
+	return scanAll(rows, err, func(b *StoredBlob) []any {
+		return []any{&b.id, &b.Digest, &b.place, &b.Size, &b.Damaged, &b.Copied}
+	})
 }
 
-// OpenBytes returns the bytes of a blob, whoever holds it, or ErrBlobUnknown.
+// OpenBytes returns the bytes of a blob, also if nothing holds it yet, or ErrBlobUnknown.
 func (r *Registry) OpenBytes(ctx context.Context, d digest.Digest) (io.ReadSeekCloser, error) {
-	return r.blobs.Open(ctx, d)
+	key, err := keyOf(r.database.Read(ctx), d)
+	if err != nil && !errors.Is(err, ErrBlobUnknown) {
+		return nil, err
+	}
+	return r.blobs.Open(ctx, key)
 }
 
 // AddBytes puts the bytes of a blob into the blob store, without a fact: until there is
@@ -74,7 +81,7 @@ func (r *Registry) AddBytes(ctx context.Context, d digest.Digest, bytes io.Reade
 	lock := r.committingLock(d)
 	lock.Lock()
 	defer lock.Unlock()
-	if err := w.Commit(ctx, d); err != nil {
+	if _, err := w.Commit(ctx, d); err != nil {
 		return errors.Join(err, w.Discard())
 	}
 	return nil
@@ -84,7 +91,7 @@ func (r *Registry) AddBytes(ctx context.Context, d digest.Digest, bytes io.Reade
 // longer hold it, and for this registry's own it is damaged.
 func (r *Registry) Lose(ctx context.Context, b StoredBlob) error {
 	err := r.database.Write(ctx, func(tx Tx) error {
-		_, err := r.markDamaged(tx, storedBlob{id: b.key, digest: b.Digest})
+		_, err := r.markDamaged(tx, storedBlob{id: b.id, digest: b.Digest, place: b.place})
 		return err
 	})
 	if errors.Is(err, sql.ErrNoRows) {

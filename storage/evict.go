@@ -83,9 +83,9 @@ func (r *Registry) idleBlobs(ctx context.Context, last idleBlob, before int64) (
 // evict takes a blob from all copies, and returns how many bytes it has; 0 if it may not
 // go, or was pulled meanwhile. The bytes stay for who can have it restored.
 func (r *Registry) evict(ctx context.Context, b idleBlob, keep func(string) bool) (size int64, err error) {
-	var gone digest.Digest
+	var gone BlobKey
 	err = r.database.Write(ctx, func(tx Tx) error {
-		gone, size = "", 0
+		gone, size = BlobKey{}, 0
 		var bytes int64
 		err := tx.QueryRow(`SELECT size FROM blobs WHERE id = $1 AND digest = $2 AND pulled = $3 AND evictable IS NOT NULL`,
 			b.id, b.digest.String(), b.pulled).Scan(&bytes)
@@ -111,7 +111,7 @@ func (r *Registry) evict(ctx context.Context, b idleBlob, keep func(string) bool
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, nil
 	}
-	if err == nil && gone != "" {
+	if err == nil && gone.Digest != "" {
 		_, err = r.removeBytes(ctx, gone)
 	}
 	return size, err

@@ -126,7 +126,7 @@ func (f *Fetch) Size() int64 { return f.writer.Size() }
 func (f *Fetch) Open(ctx context.Context) (io.ReadSeekCloser, error) {
 	partial, err := f.registry.blobs.OpenUpload(ctx, f.id)
 	if errors.Is(err, ErrUploadUnknown) {
-		return f.registry.blobs.Open(ctx, f.digest) // it was committed meanwhile
+		return f.registry.OpenBytes(ctx, f.digest) // it was committed meanwhile
 	}
 	return partial, err
 }
@@ -141,14 +141,7 @@ func (f *Fetch) Commit(ctx context.Context, upstream string, repositories []stri
 	if err := f.awaitRecord(); err != nil {
 		return errors.Join(err, f.writer.Discard())
 	}
-	return f.registry.commitUpload(ctx, f.id, f.writer, f.digest, func(tx Tx) error {
-		for _, repository := range repositories {
-			if err := f.registry.addBlob(tx, repository, upstream, f.digest, f.writer.Size()); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return f.registry.commitUpload(ctx, f.id, f.writer, f.digest, upstream, repositories...)
 }
 
 // Suspend keeps what has arrived, if that is anything, for BeginFetch to go on with.

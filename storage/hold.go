@@ -3,8 +3,6 @@ package storage
 import (
 	"database/sql"
 	"errors"
-
-	"github.com/opencontainers/go-digest"
 )
 
 // hold makes a blob part of a repository, or keeps it there for a while longer. ErrQuota:
@@ -57,16 +55,16 @@ func (r *Registry) discardBlob(tx Tx, repository, blob int64) error {
 
 // forgetBlob removes the fact that there are the bytes of a blob, unless a repository
 // holds it or can have it restored. The bytes are then for the caller to remove.
-func forgetBlob(tx Tx, blob int64) (d digest.Digest, size int64, err error) {
+func forgetBlob(tx Tx, blob int64) (key BlobKey, size int64, err error) {
 	err = tx.QueryRow(`
 		DELETE FROM blobs WHERE id = $1
 		AND NOT EXISTS (SELECT 1 FROM repository_blobs WHERE blob = $1)
 		AND NOT EXISTS (SELECT 1 FROM deleted_blobs WHERE blob = $1)
-		RETURNING digest, size`, blob).Scan(&d, &size)
+		RETURNING digest, place, size`, blob).Scan(&key.Digest, &key.Place, &size)
 	if errors.Is(err, sql.ErrNoRows) {
-		return "", 0, nil
+		return BlobKey{}, 0, nil
 	}
-	return d, size, err
+	return key, size, err
 }
 
 // reference records that a manifest, which is new, names what it names.

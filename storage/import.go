@@ -49,7 +49,7 @@ func (r *Registry) ImportBlob(ctx context.Context, repository, upstream string, 
 			return false, false, errors.Join(err, w.Discard())
 		}
 	}
-	err = r.commitUpload(ctx, id, w, d, func(tx Tx) error { return r.addBlob(tx, repository, upstream, d, w.Size()) })
+	err = r.commitUpload(ctx, id, w, d, upstream, repository)
 	return err == nil, linked, err
 }
 

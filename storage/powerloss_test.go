@@ -137,15 +137,15 @@ type lateWriter struct {
 	store *lateStore
 }
 
-func (w *lateWriter) Commit(ctx context.Context, d digest.Digest) error {
+func (w *lateWriter) Commit(ctx context.Context, d digest.Digest) (string, error) {
 	w.store.mu.Lock()
 	defer w.store.mu.Unlock()
 	if w.store.late != nil {
 		w.store.late()
 	}
 	// What it says is of no use any more.
-	w.store.late = func() { _ = w.BlobWriter.Commit(ctx, d) }
-	return nil
+	w.store.late = func() { _, _ = w.BlobWriter.Commit(ctx, d) }
+	return "", nil
 }
 
 // powerLosses runs rounds and returns what was found wrong. In each the disk first says
@@ -240,7 +240,7 @@ func checkFacts(r *diskRegistry) (errs []error) {
 		if err := rows.Scan(&d, &size); err != nil {
 			return append(errs, err)
 		}
-		blob, err := r.blobs.Open(context.Background(), d)
+		blob, err := r.blobs.Open(context.Background(), storage.BlobKey{Digest: d})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("a fact without bytes: %w", err))
 			continue

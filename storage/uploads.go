@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -348,6 +349,9 @@ func (c *clientReader) Read(p []byte) (int, error) {
 // sent is recorded all the same. What cannot be recorded for want of room is removed.
 func (r *Registry) suspendUpload(ctx context.Context, id string, w BlobWriter) error {
 	state, err := w.Suspend()
+	if errors.Is(err, ErrUnavailable) {
+		return err // the upload is where it was
+	}
 	if err != nil {
 		// Bytes that could not be synced may get lost, whatever a later sync says.
 		return errors.Join(err, r.blobs.Discard(ctx, id), r.forgetUpload(ctx, id))
@@ -365,27 +369,45 @@ func (r *Registry) suspendUpload(ctx context.Context, id string, w BlobWriter) e
 
 // commitPush makes an upload a blob of its repository. With an error it is gone.
 func (r *Registry) commitPush(ctx context.Context, repository, id string, w BlobWriter, d digest.Digest) error {
-	return r.commitUpload(ctx, id, w, d, func(tx Tx) error { return r.addBlob(tx, repository, "", d, w.Size()) })
+	return r.commitUpload(ctx, id, w, d, "", repository)
 }
 
-// commitUpload makes an upload a blob, and add the facts of it. With an error it is gone.
-func (r *Registry) commitUpload(ctx context.Context, id string, w BlobWriter, d digest.Digest, add func(Tx) error) error {
+// errLate is what a commit is refused with whose bytes may be gone by now.
+var errLate = errors.New("its bytes were written too long ago")
+
+// commitUpload makes an upload a blob of repositories, copies of the upstream's unless that
+// is empty. With an error it is gone.
+func (r *Registry) commitUpload(ctx context.Context, id string, w BlobWriter, d digest.Digest, upstream string, repositories ...string) error {
 	ctx = context.WithoutCancel(ctx)
 	// Another upload of the same blob must not count on bytes that this one takes away.
 	lock := r.committingLock(d)
 	lock.Lock()
 	defer lock.Unlock()
-	if err := w.Commit(ctx, d); err != nil {
+	began := time.Now()
+	place, err := w.Commit(ctx, d)
+	if err != nil {
 		return errors.Join(err, w.Discard(), r.forgetUpload(ctx, id))
 	}
-	err := r.database.Write(ctx, func(tx Tx) error {
-		if err := add(tx); err != nil {
-			return err
+	key, spare := BlobKey{d, place}, ""
+	err = r.database.Write(ctx, func(tx Tx) error {
+		if time.Since(began) > MaxPending {
+			return errLate // this process stood still, and others swept up meanwhile
+		}
+		for _, repository := range repositories {
+			unused, err := r.addBlob(tx, repository, upstream, key, w.Size())
+			if err != nil {
+				return err
+			}
+			spare = cmp.Or(unused, spare)
 		}
 		_, err := tx.Exec(`DELETE FROM uploads WHERE id = $1`, id)
 		return err
 	})
 	if err == nil {
+		if spare != "" {
+			// What stays takes room until it is swept up, and does no harm.
+			_ = r.blobs.Delete(ctx, BlobKey{d, spare})
+		}
 		return nil
 	}
 	refused := errors.Is(err, ErrFull) || errors.Is(err, ErrQuota)
@@ -396,7 +418,7 @@ func (r *Registry) commitUpload(ctx context.Context, id string, w BlobWriter, d 
 		// lack its bytes then.
 		return err
 	}
-	return errors.Join(err, r.discardUnknownBlob(ctx, d))
+	return errors.Join(err, r.discardUnknownBlob(ctx, key))
 }
 
 func (r *Registry) committingLock(d digest.Digest) *sync.Mutex {
@@ -405,30 +427,32 @@ func (r *Registry) committingLock(d digest.Digest) *sync.Mutex {
 
 // discardUnknownBlob removes the bytes of a blob for which no fact could be written, so
 // that they do not fill a full disk.
-func (r *Registry) discardUnknownBlob(ctx context.Context, d digest.Digest) error {
-	if r.database.Shared() {
-		return nil // another process may be about to write the fact
-	}
-	known, err := exists(r.database.Read(ctx).QueryRow(`SELECT 1 FROM blobs WHERE digest = $1`, d.String()))
+func (r *Registry) discardUnknownBlob(ctx context.Context, key BlobKey) error {
+	known, err := isKnown(r.database.Read(ctx), key)
 	if err != nil || known {
 		return err
 	}
-	return r.blobs.Delete(ctx, d)
+	return r.blobs.Delete(ctx, key)
+}
+
+// isKnown reports whether there is a fact of the bytes of a blob.
+func isKnown(q Querier, key BlobKey) (bool, error) {
+	return exists(q.QueryRow(`SELECT 1 FROM blobs WHERE digest = $1 AND place = $2`, key.Digest.String(), key.Place))
 }
 
 // removeBytes removes the bytes of a blob of which there is no fact, and reports whether
 // it did: there may be one by now. What was begun is ended whoever has left, since such
 // bytes take room until they are swept up.
-func (r *Registry) removeBytes(ctx context.Context, d digest.Digest) (bool, error) {
+func (r *Registry) removeBytes(ctx context.Context, key BlobKey) (bool, error) {
 	ctx = context.WithoutCancel(ctx)
-	lock := r.committingLock(d)
+	lock := r.committingLock(key.Digest)
 	lock.Lock()
 	defer lock.Unlock()
-	known, err := exists(r.database.Read(ctx).QueryRow(`SELECT 1 FROM blobs WHERE digest = $1`, d.String()))
+	known, err := isKnown(r.database.Read(ctx), key)
 	if err != nil || known {
 		return false, err
 	}
-	return true, r.blobs.Delete(ctx, d)
+	return true, r.blobs.Delete(ctx, key)
 }
 
 func (r *Registry) forgetUpload(ctx context.Context, id string) error {

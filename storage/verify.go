@@ -46,9 +46,9 @@ type Damage struct {
 
 // Quarantiner is a [BlobStore] that can put bytes aside which are not to be served.
 type Quarantiner interface {
-	// Quarantine moves the bytes of blob d to where nobody reads them but a person, and
+	// Quarantine moves the bytes of a blob to where nobody reads them but a person, and
 	// returns where that is. That there are none is no error: the place is empty then.
-	Quarantine(ctx context.Context, d digest.Digest) (place string, err error)
+	Quarantine(ctx context.Context, key BlobKey) (place string, err error)
 }
 
 // ErrDamaged means that something stored is not what it was.
@@ -95,8 +95,11 @@ type verifier struct {
 type storedBlob struct {
 	id, size int64
 	digest   digest.Digest
+	place    string
 	damaged  bool
 }
+
+func (b *storedBlob) key() BlobKey { return BlobKey{b.digest, b.place} }
 
 func (v *verifier) verifyBlobs(ctx context.Context) error {
 	read := v.registry.database.Read(ctx)
@@ -121,8 +124,8 @@ func (v *verifier) verifyBlobs(ctx context.Context) error {
 }
 
 func storedBlobs(q Querier, last int64) ([]storedBlob, error) {
-	rows, err := q.Query(`SELECT id, size, digest, damaged IS NOT NULL FROM blobs WHERE id > $1 ORDER BY id LIMIT $2`, last, collectPage)
-	return scanAll(rows, err, func(b *storedBlob) []any { return []any{&b.id, &b.size, &b.digest, &b.damaged} })
+	rows, err := q.Query(`SELECT id, size, digest, place, damaged IS NOT NULL FROM blobs WHERE id > $1 ORDER BY id LIMIT $2`, last, collectPage)
+	return scanAll(rows, err, func(b *storedBlob) []any { return []any{&b.id, &b.size, &b.digest, &b.place, &b.damaged} })
 }
 
 func (v *verifier) verifyBlob(ctx context.Context, b storedBlob) error {
@@ -144,7 +147,7 @@ func (v *verifier) verifyBlob(ctx context.Context, b storedBlob) error {
 
 // check returns what is wrong with the bytes of a blob, nothing if they are right.
 func (v *verifier) check(ctx context.Context, b storedBlob) (wrong string, err error) {
-	blob, err := v.registry.blobs.Open(ctx, b.digest)
+	blob, err := v.registry.blobs.Open(ctx, b.key())
 	if errors.Is(err, ErrBlobUnknown) {
 		return "its bytes are gone", nil
 	}
@@ -270,9 +273,9 @@ func (v *verifier) putAside(ctx context.Context, b storedBlob) (damage Damage, w
 		return damage, "", "", err
 	}
 	if store, ok := r.blobs.(Quarantiner); ok {
-		place, err = store.Quarantine(ctx, b.digest)
+		place, err = store.Quarantine(ctx, b.key())
 	} else if damage.Own == nil {
-		err = r.blobs.Delete(ctx, b.digest)
+		err = r.blobs.Delete(ctx, b.key())
 	}
 	return damage, wrong, place, err
 }
@@ -285,7 +288,7 @@ const ownTold = 10
 func (r *Registry) markDamaged(tx Tx, b storedBlob) (Damage, error) {
 	damage := Damage{Digest: b.digest}
 	var damaged, evictable sql.NullInt64
-	if err := tx.QueryRow(`SELECT damaged, evictable FROM blobs WHERE id = $1 AND digest = $2`, b.id, b.digest.String()).Scan(&damaged, &evictable); err != nil {
+	if err := tx.QueryRow(`SELECT damaged, evictable FROM blobs WHERE id = $1 AND digest = $2 AND place = $3`, b.id, b.digest.String(), b.place).Scan(&damaged, &evictable); err != nil {
 		return damage, err
 	}
 	err := tx.QueryRow(`

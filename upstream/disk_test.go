@@ -40,14 +40,14 @@ func (d *disk) Space() (storage.Space, error) {
 	return storage.Space{Free: d.free.Load(), Total: 1 << 40}, nil
 }
 
-func (d *disk) Delete(ctx context.Context, digest digest.Digest) error {
-	blob, err := d.BlobStore.Open(ctx, digest)
+func (d *disk) Delete(ctx context.Context, key storage.BlobKey) error {
+	blob, err := d.BlobStore.Open(ctx, key)
 	if err == nil {
 		n, _ := blob.Seek(0, io.SeekEnd)
 		d.free.Add(n)
 		blob.Close()
 	}
-	return d.BlobStore.Delete(ctx, digest)
+	return d.BlobStore.Delete(ctx, key)
 }
 
 // failingDisk is the operating system's, with the files of a disk.

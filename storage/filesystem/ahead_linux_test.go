@@ -38,7 +38,7 @@ func TestReserveIsReleased(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := digest.FromBytes(content)
-	if err := w.Commit(context.Background(), d); err != nil {
+	if _, err := w.Commit(context.Background(), d); err != nil {
 		t.Fatal(err)
 	}
 	wantAllocated(t, filepath.Join(dir, "blobs", d.Algorithm().String(), d.Encoded()[:2], d.Encoded()), len(content))

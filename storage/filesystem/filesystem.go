@@ -114,32 +114,32 @@ func (s *Store) uploadPath(id string) string {
 }
 
 // Open implements [storage.BlobStore]; what it returns is an [*os.File].
-func (s *Store) Open(_ context.Context, d digest.Digest) (io.ReadSeekCloser, error) {
-	f, err := s.disk.OpenFile(s.blobPath(d), os.O_RDONLY)
+func (s *Store) Open(_ context.Context, key storage.BlobKey) (io.ReadSeekCloser, error) {
+	f, err := s.disk.OpenFile(s.blobPath(key.Digest), os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: no file has the bytes of %s", storage.ErrBlobUnknown, d)
+		return nil, fmt.Errorf("%w: no file has the bytes of %s", storage.ErrBlobUnknown, key.Digest)
 	}
 	return f, err
 }
 
 // Delete implements [storage.BlobStore].
-func (s *Store) Delete(_ context.Context, d digest.Digest) error {
-	return ignoreNotExist(s.disk.Remove(s.blobPath(d)))
+func (s *Store) Delete(_ context.Context, key storage.BlobKey) error {
+	return ignoreNotExist(s.disk.Remove(s.blobPath(key.Digest)))
 }
 
 // Blobs implements [storage.BlobStore]. Other files that may lie around are passed over.
-func (s *Store) Blobs(ctx context.Context) iter.Seq2[digest.Digest, error] {
-	return func(yield func(digest.Digest, error) bool) {
+func (s *Store) Blobs(ctx context.Context) iter.Seq2[storage.BlobKey, error] {
+	return func(yield func(storage.BlobKey, error) bool) {
 		for _, algorithm := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
 			folder := filepath.Join(s.dir, "blobs", algorithm.String())
 			parts, err := s.disk.ReadDir(folder)
 			if err != nil {
-				yield("", err)
+				yield(storage.BlobKey{}, err)
 				return
 			}
 			for _, part := range parts {
 				if ctx.Err() != nil {
-					yield("", ctx.Err())
+					yield(storage.BlobKey{}, ctx.Err())
 					return
 				}
 				if part.IsDir() && !s.yieldBlobs(algorithm, filepath.Join(folder, part.Name()), yield) {
@@ -151,10 +151,10 @@ func (s *Store) Blobs(ctx context.Context) iter.Seq2[digest.Digest, error] {
 }
 
 // yieldBlobs yields the blobs in one folder and returns whether there shall be more.
-func (s *Store) yieldBlobs(algorithm digest.Algorithm, folder string, yield func(digest.Digest, error) bool) bool {
+func (s *Store) yieldBlobs(algorithm digest.Algorithm, folder string, yield func(storage.BlobKey, error) bool) bool {
 	files, err := s.disk.ReadDir(folder)
 	if err != nil {
-		yield("", err)
+		yield(storage.BlobKey{}, err)
 		return false
 	}
 	for _, file := range files {
@@ -162,7 +162,7 @@ func (s *Store) yieldBlobs(algorithm digest.Algorithm, folder string, yield func
 		if d.Validate() != nil || filepath.Base(folder) != file.Name()[:2] {
 			continue
 		}
-		if !yield(d, nil) {
+		if !yield(storage.BlobKey{Digest: d}, nil) {
 			return false
 		}
 	}

@@ -80,7 +80,7 @@ func TestPaths(t *testing.T) {
 		if content, err := os.ReadFile(filepath.Join(dir, "uploads", id)); err != nil || string(content) != "abc" {
 			t.Errorf("the upload has %q, %v", content, err)
 		}
-		if err := w.Commit(context.Background(), d); err != nil {
+		if _, err := w.Commit(context.Background(), d); err != nil {
 			t.Fatal(err)
 		}
 		path := filepath.Join(dir, "blobs", d.Algorithm().String(), d.Encoded()[:2], d.Encoded())
@@ -94,10 +94,10 @@ func TestPaths(t *testing.T) {
 func TestOpenIsFile(t *testing.T) {
 	s := open(t, t.TempDir())
 	w := begin(t, s, uuid.NewString(), storage.UploadState{})
-	if err := w.Commit(context.Background(), digest.FromString("")); err != nil {
+	if _, err := w.Commit(context.Background(), digest.FromString("")); err != nil {
 		t.Fatal(err)
 	}
-	blob, err := s.Open(context.Background(), digest.FromString(""))
+	blob, err := s.Open(context.Background(), storage.BlobKey{Digest: digest.FromString("")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func TestStateAhead(t *testing.T) {
 		if _, err := w.ReadFrom(strings.NewReader("abcdef"[w.Size():])); err != nil {
 			t.Fatal(err)
 		}
-		if err := w.Commit(context.Background(), digest.FromString("abcdef")); err != nil {
+		if _, err := w.Commit(context.Background(), digest.FromString("abcdef")); err != nil {
 			t.Errorf("Commit with %d bytes left: %v", left, err)
 		}
 	}
@@ -155,7 +155,7 @@ func TestBrokenState(t *testing.T) {
 			t.Errorf("an upload goes on from the hash %q", hash)
 		}
 	}
-	if err := begin(t, s, id, state).Commit(context.Background(), digest.FromString("abc")); err != nil {
+	if _, err := begin(t, s, id, state).Commit(context.Background(), digest.FromString("abc")); err != nil {
 		t.Error(err)
 	}
 }

@@ -6,14 +6,13 @@ import (
 	"io/fs"
 	"path/filepath"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/eblume/caddy-registry/storage"
 )
 
 // Quarantine implements [storage.Quarantiner]: the file goes to
 // quarantine/<algorithm>/<hex>, in place of one that is there.
-func (s *Store) Quarantine(_ context.Context, d digest.Digest) (string, error) {
+func (s *Store) Quarantine(_ context.Context, key storage.BlobKey) (string, error) {
+	d := key.Digest
 	folder := filepath.Join(s.dir, "quarantine", d.Algorithm().String())
 	if err := s.disk.MkdirAll(folder); err != nil {
 		return "", diskError(err)

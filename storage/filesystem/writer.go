@@ -174,18 +174,18 @@ func (w *writer) Verify(d digest.Digest, rest []byte) error {
 	return nil
 }
 
-func (w *writer) Commit(_ context.Context, d digest.Digest) error {
+func (w *writer) Commit(_ context.Context, d digest.Digest) (place string, err error) {
 	if err := w.Verify(d, nil); err != nil {
-		return err
+		return "", err
 	}
 	w.release()
 	if err := w.file.Sync(); err != nil {
-		return diskError(err)
+		return "", diskError(err)
 	}
 	if err := w.close(); err != nil {
-		return diskError(err)
+		return "", diskError(err)
 	}
-	return diskError(w.store.publish(w.id, d))
+	return "", diskError(w.store.publish(w.id, d))
 }
 
 // hashed returns a hash of the whole upload, which is read again if it was hashed by

@@ -87,7 +87,7 @@ func (s *blobStore) write(w storage.BlobWriter, content string) {
 // wantBytes checks what a blob has.
 func (s *blobStore) wantBytes(d digest.Digest, want string) {
 	s.t.Helper()
-	f, err := s.Open(context.Background(), d)
+	f, err := s.Open(context.Background(), storage.BlobKey{Digest: d})
 	if err != nil {
 		s.t.Errorf("Open %s: %v", d, err)
 		return
@@ -110,7 +110,7 @@ func (s *blobStore) wantBytes(d digest.Digest, want string) {
 
 func (s *blobStore) wantNoBlob(d digest.Digest) {
 	s.t.Helper()
-	_, err := s.Open(context.Background(), d)
+	_, err := s.Open(context.Background(), storage.BlobKey{Digest: d})
 	wantError(s.t, "Open", err, storage.ErrBlobUnknown)
 }
 
@@ -128,7 +128,7 @@ func (s *blobStore) uploads() (ids []string) {
 
 func (s *blobStore) commit(w storage.BlobWriter, d digest.Digest) {
 	s.t.Helper()
-	if err := w.Commit(context.Background(), d); err != nil {
+	if _, err := w.Commit(context.Background(), d); err != nil {
 		s.t.Fatalf("Commit: %v", err)
 	}
 }
@@ -196,7 +196,8 @@ func testDigestMismatch(t *testing.T, s *blobStore) {
 	w := s.writer(id, storage.UploadState{})
 	s.write(w, "abc")
 	for _, wrong := range []digest.Digest{digest.SHA256.FromString("abd"), digest.SHA512.FromString("abd")} {
-		wantError(t, "Commit", w.Commit(context.Background(), wrong), storage.ErrDigestInvalid)
+		_, err := w.Commit(context.Background(), wrong)
+		wantError(t, "Commit", err, storage.ErrDigestInvalid)
 		s.wantNoBlob(wrong)
 	}
 	if w.Size() != 3 {
@@ -296,7 +297,8 @@ func testDiscard(t *testing.T, s *blobStore) {
 	// A commit that was refused is followed by a discard.
 	w = s.writer(uuid.NewString(), storage.UploadState{})
 	s.write(w, "abc")
-	wantError(t, "Commit", w.Commit(ctx, digest.FromString("other")), storage.ErrDigestInvalid)
+	_, err = w.Commit(ctx, digest.FromString("other"))
+	wantError(t, "Commit", err, storage.ErrDigestInvalid)
 	if err := w.Discard(); err != nil {
 		t.Errorf("Discard: %v", err)
 	}
@@ -309,18 +311,18 @@ func testDiscard(t *testing.T, s *blobStore) {
 func testDeleteBlob(t *testing.T, s *blobStore) {
 	ctx := context.Background()
 	d := digest.FromString("abc")
-	if err := s.Delete(ctx, d); err != nil {
+	if err := s.Delete(ctx, storage.BlobKey{Digest: d}); err != nil {
 		t.Errorf("Delete of what is not there: %v", err)
 	}
 	w := s.writer(uuid.NewString(), storage.UploadState{})
 	s.write(w, "abc")
 	s.commit(w, d)
-	reader, err := s.Open(ctx, d)
+	reader, err := s.Open(ctx, storage.BlobKey{Digest: d})
 	if err != nil {
 		t.Fatalf("Open: %v", err)
 	}
 	defer reader.Close()
-	if err := s.Delete(ctx, d); err != nil {
+	if err := s.Delete(ctx, storage.BlobKey{Digest: d}); err != nil {
 		t.Errorf("Delete: %v", err)
 	}
 	s.wantNoBlob(d)
@@ -367,11 +369,11 @@ func testSameBlob(t *testing.T, s *blobStore) {
 			if _, err := w.ReadFrom(strings.NewReader(content)); err != nil {
 				return err
 			}
-			if err := w.Commit(context.Background(), d); err != nil {
+			if _, err := w.Commit(context.Background(), d); err != nil {
 				return err
 			}
 			// From now on it must be there, whole, whatever the others do.
-			f, err := s.Open(context.Background(), d)
+			f, err := s.Open(context.Background(), storage.BlobKey{Digest: d})
 			if err != nil {
 				return err
 			}

@@ -149,7 +149,8 @@ func checkBooks(database storage.Database) error {
 func (r *registry) wantFiles(want ...digest.Digest) {
 	r.t.Helper()
 	got := map[digest.Digest]bool{}
-	for d, err := range r.blobs.Blobs(context.Background()) {
+	for key, err := range r.blobs.Blobs(context.Background()) {
+		d := key.Digest
 		if err != nil {
 			r.t.Fatalf("Blobs: %v", err)
 		}
