@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/caddyserver/caddy/v2"
 )
 
 // TestAdaptedCaddyfiles compares what Caddyfiles mean with what testdata says. A file
@@ -47,6 +49,12 @@ func TestWrongOptionsAreRefusedWithTheirLine(t *testing.T) {
 		"{\n\tregistry {\n\t\tstorage filesystem {\n\t\t\tpath /a\n\t\t}\n\t}\n}":    `unrecognized option "path", at Caddyfile:4`,
 		"{\n\tregistry {\n\t\tstorage filesystem /a\n\t\tstorage filesystem\n\t}\n}": "storage is given twice, at Caddyfile:4",
 		"{\n\tregistry {\n\t\tdatabase sqlite a b\n\t}\n}":                           "at Caddyfile:3",
+		"{\n\tregistry {\n\t\tdatabase postgres\n\t}\n}":                             "at Caddyfile:3",
+		"{\n\tregistry {\n\t\tdatabase postgres a b\n\t}\n}":                         "at Caddyfile:3",
+		"{\n\tregistry {\n\t\tstorage s3 images\n\t}\n}":                             "at Caddyfile:3",
+		"{\n\tregistry {\n\t\tstorage s3 {\n\t\t\tcolour red\n\t\t}\n\t}\n}":         `unknown option "colour" of s3, at Caddyfile:4`,
+		"{\n\tregistry {\n\t\tstorage s3 {\n\t\t\tbucket a b\n\t\t}\n\t}\n}":         "at Caddyfile:4",
+		"{\n\tregistry {\n\t\tstorage s3 {\n\t\t\tredirect maybe\n\t\t}\n\t}\n}":     `redirect must be on or off, not "maybe", at Caddyfile:4`,
 		"{\n\tregistry {\n\t\tsparse maybe\n\t}\n}":                                  `sparse must be on, index or off, not "maybe", at Caddyfile:3`,
 		"{\n\tregistry {\n\t\tsparse\n\t}\n}":                                        "at Caddyfile:3",
 		"{\n\tregistry {\n\t\tupload_expiry soon\n\t}\n}":                            `invalid duration "soon"`,
@@ -58,6 +66,26 @@ func TestWrongOptionsAreRefusedWithTheirLine(t *testing.T) {
 		_, err := tryAdapt(caddyfile)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: error %v, want %q", caddyfile, err, want)
+		}
+	}
+}
+
+// TestWrongEnginesAreRefusedByTheirOption when what placeholders stand for is known.
+func TestWrongEnginesAreRefusedByTheirOption(t *testing.T) {
+	for options, want := range map[string]string{
+		"storage s3": "bucket is needed",
+		"storage s3 {\nbucket {env.NO_BUCKET}\n}":      "bucket",
+		"storage s3 {\nbucket a\nendpoint s3.local\n}": "endpoint",
+		"storage s3 {\nbucket a\naccess_key_id k\n}":   "secret_access_key",
+		"database postgres {env.NO_URL}":               "url",
+		"database postgres nonsense://me:secret@x":     "neither a URL of PostgreSQL",
+	} {
+		var config caddy.Config
+		if err := json.Unmarshal(adapt(t, "{\nregistry {\n"+options+"\n}\n}\nhttp://:1 {\nregistry\n}\n"), &config); err != nil {
+			t.Fatal(err)
+		}
+		if err := caddy.Validate(&config); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret@") {
+			t.Errorf("%q: %v, want %q", options, err, want)
 		}
 	}
 }

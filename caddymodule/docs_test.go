@@ -35,9 +35,10 @@ func docFiles(t *testing.T) []string {
 // TestConfigurationInTheDocsIsRight: each block is adapted and validated, or read by what
 // reads such files. Commands are run by the tests of clients.
 func TestConfigurationInTheDocsIsRight(t *testing.T) {
-	for _, name := range []string{"OIDC_CLIENT_SECRET", "HUB_USER", "HUB_TOKEN"} {
+	for _, name := range []string{"OIDC_CLIENT_SECRET", "HUB_USER", "HUB_TOKEN", "S3_KEY", "S3_SECRET"} {
 		t.Setenv(name, "secret")
 	}
+	t.Setenv("REGISTRY_DATABASE_URL", "postgres://me@localhost/registry")
 	dockerConfig := filepath.Join(t.TempDir(), "docker.json")
 	if err := os.WriteFile(dockerConfig, []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)

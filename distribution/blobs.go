@@ -32,7 +32,27 @@ func (h *Handler) getBlob(r request) error {
 	}
 	defer blob.Close()
 	r.setBlobHeader(d)
+	if elsewhere, ok := blob.(storage.Redirectable); ok && r.Method == http.MethodGet {
+		url, err := elsewhere.URL(r.Context())
+		if err != nil {
+			return err
+		}
+		if url != "" {
+			return r.redirect(url)
+		}
+	}
 	return serveContent(r.w, r.Request, blob, size)
+}
+
+// redirect has a client get a blob elsewhere. Whoever has the URL can, so that nobody is to
+// keep it.
+func (r request) redirect(url string) error {
+	header := r.w.Header()
+	header["Cache-Control"] = noStore
+	header["Location"] = []string{url}
+	header["Content-Length"] = []string{"0"}
+	r.w.WriteHeader(http.StatusTemporaryRedirect)
+	return nil
 }
 
 func (r request) setBlobHeader(d digest.Digest) {

@@ -73,6 +73,7 @@ var (
 	acceptBytes = []string{"bytes"}
 	// Content never changes: its name is its digest. What not everybody may read no cache
 	// may keep that answers others too.
+	noStore          = []string{"no-store"}
 	immutable        = []string{"public, max-age=31536000, immutable"}
 	immutablePrivate = []string{"private, max-age=31536000, immutable"}
 )

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/eblume/caddy-registry/distribution/conformancetest"
 	"github.com/eblume/caddy-registry/storage"
 	"github.com/eblume/caddy-registry/storage/filesystem"
 	"github.com/eblume/caddy-registry/storage/postgres"
@@ -50,16 +49,6 @@ func TestPostgres(t *testing.T) {
 // onPostgres is a registry as it is usually served, with its facts in PostgreSQL.
 func onPostgres(url string) string {
 	return strings.Replace(registryCaddyfile, "storage filesystem {$STORAGE}", "storage filesystem {$STORAGE}\n\t\tsparse on\n\t\tdatabase postgres "+url, 1)
-}
-
-// TestConformanceOnPostgres runs the suite against a server with its facts in PostgreSQL.
-func TestConformanceOnPostgres(t *testing.T) {
-	db := newPostgres(t)
-	db.start()
-	p := newProcess(t, onPostgres(db.newDatabase(t)))
-	p.start()
-	suite := conformancetest.Build(t)
-	conformancetest.Run(t, suite, "127.0.0.1:"+p.port, "OCI_VERSION=dev")
 }
 
 // TestPostgresRestartsUnderLoad: pushes that were acknowledged are there, others were told

@@ -93,6 +93,7 @@ if [ "$what" != heavy ]; then
 		fi
 		GOBIN=$bin
 	done
+	install versitygw v1.8.0 github.com/versity/versitygw/cmd/versitygw
 	install registry v3.1.2 github.com/distribution/distribution/v3/cmd/registry
 	install_idp 9.13.3 22.23.3
 fi

@@ -263,6 +263,21 @@ func (s *served) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// URL implements [storage.Redirectable]. What a client gets elsewhere is served, too.
+func (s *served) URL(ctx context.Context) (string, error) {
+	elsewhere, ok := s.ReadSeekCloser.(storage.Redirectable)
+	if !ok {
+		return "", nil
+	}
+	url, err := elsewhere.URL(ctx)
+	if err != nil || url == "" {
+		return "", err
+	}
+	size, err := s.Seek(0, io.SeekEnd)
+	s.meter.served(size)
+	return url, err
+}
+
 // WriteTo implements [io.WriterTo]: the kernel copies a file.
 func (s *served) WriteTo(w io.Writer) (int64, error) {
 	n, err := io.Copy(w, s.ReadSeekCloser)

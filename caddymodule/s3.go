@@ -1,0 +1,178 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"path/filepath"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/eblume/caddy-registry/storage"
+	"github.com/eblume/caddy-registry/storage/s3"
+)
+
+func init() {
+	caddy.RegisterModule(S3{})
+}
+
+// S3 keeps blobs in a bucket of AWS, or of any service that speaks its protocol. All
+// options but the last three may have placeholders.
+type S3 struct {
+	// The bucket, which must be there.
+	Bucket string `json:"bucket,omitempty"`
+
+	// The URL of a service other than AWS, such as `https://s3.example.com`.
+	Endpoint string `json:"endpoint,omitempty"`
+
+	// Default: what AWS' own configuration says, or `us-east-1`.
+	Region string `json:"region,omitempty"`
+
+	// What requests are signed with. Default: what AWS' credential chain finds.
+	AccessKeyID     string `json:"access_key_id,omitempty"`
+	SecretAccessKey string `json:"secret_access_key,omitempty"`
+
+	// What all names in the bucket begin with, such as `registry/`.
+	Prefix string `json:"prefix,omitempty"`
+
+	// The folder of this machine that uploads are gathered in, and where the database and
+	// the control socket are unless they are elsewhere. One server at a time may use it.
+	// Default: `registry` in Caddy's data directory.
+	Spool string `json:"spool,omitempty"`
+
+	// Have the bucket be in the path of URLs, rather than in the host, as many services
+	// other than AWS want.
+	PathStyle bool `json:"path_style,omitempty"`
+
+	// Whether clients get blobs from the service itself, by a redirect to a URL that works
+	// for 20 minutes. Default: true.
+	Redirect *bool `json:"redirect,omitempty"`
+
+	options s3.Options
+}
+
+var (
+	errBucketIsNeeded = errors.New("bucket is needed")
+	errBothKeys       = errors.New("access_key_id and secret_access_key are given together or not at all")
+)
+
+// CaddyModule returns the Caddy module information.
+func (S3) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "registry.storage.s3", New: func() caddy.Module { return new(S3) }}
+}
+
+// UnmarshalCaddyfile sets up the module from Caddyfile tokens. Syntax:
+//
+//	s3 {
+//		bucket            <name>
+//		endpoint          <url>
+//		region            <name>
+//		access_key_id     <id>
+//		secret_access_key <key>
+//		prefix            <text>
+//		path_style
+//		redirect          on|off    # default: on
+//		spool             <path>
+//	}
+func (s *S3) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the module's name
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	texts := map[string]*string{
+		"bucket": &s.Bucket, "endpoint": &s.Endpoint, "region": &s.Region, "access_key_id": &s.AccessKeyID,
+		"secret_access_key": &s.SecretAccessKey, "prefix": &s.Prefix, "spool": &s.Spool,
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		option := d.Val()
+		if text, ok := texts[option]; ok {
+			if !d.AllArgs(text) {
+				return d.ArgErr()
+			}
+			continue
+		}
+		switch option {
+		case "path_style":
+			if d.NextArg() {
+				return d.ArgErr()
+			}
+			s.PathStyle = true
+		case "redirect":
+			var value string
+			if !d.AllArgs(&value) {
+				return d.ArgErr()
+			}
+			if value != "on" && value != "off" {
+				return d.Errf("redirect must be on or off, not %q", value)
+			}
+			on := value == "on"
+			s.Redirect = &on
+		default:
+			return d.Errf("unknown option %q of s3", option)
+		}
+	}
+	return nil
+}
+
+// Provision resolves the options. Nothing is connected yet.
+func (s *S3) Provision(caddy.Context) (err error) {
+	s.options = s3.Options{PathStyle: s.PathStyle, Redirect: s.Redirect == nil || *s.Redirect}
+	for _, option := range []struct {
+		name string
+		from string
+		to   *string
+	}{
+		{"bucket", s.Bucket, &s.options.Bucket},
+		{"endpoint", s.Endpoint, &s.options.Endpoint},
+		{"region", s.Region, &s.options.Region},
+		{"access_key_id", s.AccessKeyID, &s.options.AccessKeyID},
+		{"secret_access_key", s.SecretAccessKey, &s.options.SecretAccessKey},
+		{"prefix", s.Prefix, &s.options.Prefix},
+	} {
+		if *option.to, err = replace(option.from); err != nil {
+			return fmt.Errorf("s3: %s: %w", option.name, err)
+		}
+	}
+	if s.options.Bucket == "" {
+		return fmt.Errorf("s3: %w", errBucketIsNeeded)
+	}
+	if (s.options.AccessKeyID == "") != (s.options.SecretAccessKey == "") {
+		return fmt.Errorf("s3: %w", errBothKeys)
+	}
+	if endpoint := s.options.Endpoint; endpoint != "" {
+		if u, err := url.Parse(endpoint); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+			return fmt.Errorf("s3: endpoint %q: must begin with https:// or http:// and a host", endpoint)
+		}
+	}
+	s.options.Spool = filepath.Join(caddy.AppDataDir(), "registry")
+	if s.Spool != "" {
+		s.options.Spool, err = resolvePath(s.Spool)
+	}
+	return err
+}
+
+// Directory implements [BlobStoreModule].
+func (s *S3) Directory() string { return s.options.Spool }
+
+// Key implements [BlobStoreModule].
+func (s *S3) Key() string {
+	return fmt.Sprintf("s3 %s %s/%s by %s", s.options.Endpoint, s.options.Bucket, s.options.Prefix, s.options.Spool)
+}
+
+// Open implements [BlobStoreModule].
+func (s *S3) Open(ctx context.Context) (storage.BlobStore, error) {
+	store, err := s3.Open(ctx, s.options)
+	if err != nil {
+		return nil, fmt.Errorf("s3 %s: %w", s.options.Bucket, err)
+	}
+	return store, nil
+}
+
+// Interface guards
+var (
+	_ BlobStoreModule       = (*S3)(nil)
+	_ caddy.Provisioner     = (*S3)(nil)
+	_ caddyfile.Unmarshaler = (*S3)(nil)
+)
