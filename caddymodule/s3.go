@@ -19,7 +19,7 @@ func init() {
 }
 
 // S3 keeps blobs in a bucket of AWS, or of any service that speaks its protocol. All
-// options but the last three may have placeholders.
+// options that are text may have placeholders.
 type S3 struct {
 	// The bucket, which must be there.
 	Bucket string `json:"bucket,omitempty"`
@@ -30,8 +30,10 @@ type S3 struct {
 	// Default: what AWS' own configuration says, or `us-east-1`.
 	Region string `json:"region,omitempty"`
 
-	// What requests are signed with. Default: what AWS' credential chain finds.
-	AccessKeyID     string `json:"access_key_id,omitempty"`
+	// Whose key requests are signed with. Default: what AWS' credential chain finds.
+	AccessKeyID string `json:"access_key_id,omitempty"`
+
+	// That key.
 	SecretAccessKey string `json:"secret_access_key,omitempty"`
 
 	// What all names in the bucket begin with, such as `registry/`.
