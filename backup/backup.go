@@ -99,7 +99,7 @@ func makeIn(ctx context.Context, registry *storage.Registry, store *filesystem.S
 	}
 	c := &copier{from: registry, store: store, report: report}
 	err = withRegistry(ctx, store, next, func(copied *storage.Registry) error {
-		if err := copied.DropUploads(ctx); err != nil {
+		if err := copied.LeaveStore(ctx); err != nil {
 			return err
 		}
 		c.to = copied

@@ -57,8 +57,8 @@ type BlobKey struct {
 	Place string
 }
 
-// MaxPending is how long after its bytes the fact of a blob may come.
-const MaxPending = 30 * time.Minute
+// MaxPending is how long after its bytes began to be written the fact of a blob may come.
+const MaxPending = 6 * time.Hour
 
 // BlobWriter appends to one upload. It is used by one goroutine at a time, and ended by
 // one of Commit, Suspend and Discard.

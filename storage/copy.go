@@ -106,12 +106,21 @@ func (r *Registry) SweepBytes(ctx context.Context) error {
 	return c.collectFiles(ctx)
 }
 
-// DropUploads forgets the uploads that are under way, of which there are no bytes.
-func (r *Registry) DropUploads(ctx context.Context) error {
+// LeaveStore forgets what is only so where the bytes were that facts were copied from:
+// uploads under way, and places of blobs.
+func (r *Registry) LeaveStore(ctx context.Context) error {
 	return r.database.Write(ctx, func(tx Tx) error {
-		_, err := tx.Exec(`DELETE FROM uploads`)
-		return err
+		if _, err := tx.Exec(`DELETE FROM uploads`); err != nil {
+			return err
+		}
+		return forgetPlaces(tx)
 	})
+}
+
+// forgetPlaces has blobs be wherever the store has them.
+func forgetPlaces(tx Tx) error {
+	_, err := tx.Exec(`UPDATE blobs SET place = '' WHERE place <> ''`)
+	return err
 }
 
 // tables are those that hold a registry's facts, in an order in which what is referred to
@@ -161,6 +170,9 @@ func (r *Registry) Load(ctx context.Context, from *Registry) error {
 			if err := copyTable(tx, from.database.Read(ctx), table); err != nil {
 				return fmt.Errorf("table %s: %w", table, err)
 			}
+		}
+		if err := forgetPlaces(tx); err != nil {
+			return err
 		}
 		// Quotas are this configuration's own.
 		_, err := tx.Exec(`DELETE FROM usage WHERE name LIKE 'quota %'`)

@@ -37,3 +37,31 @@ func TestRegistry(t *testing.T) {
 		return func() (storage.BlobStore, storage.Database, error) { return openDir(dir) }
 	})
 }
+
+// TestWritesMayBeRunAgain is TestRegistry on a database that runs each write once for
+// nothing, as one does whose transaction was in another's way.
+func TestWritesMayBeRunAgain(t *testing.T) {
+	t.Parallel()
+	storagetest.TestRegistry(t, func(t testing.TB) storagetest.Open {
+		dir := t.TempDir()
+		return func() (storage.BlobStore, storage.Database, error) {
+			blobs, database, err := openDir(dir)
+			return blobs, again{database}, err
+		}
+	})
+}
+
+type again struct{ storage.Database }
+
+func (a again) Write(ctx context.Context, f func(storage.Tx) error) error {
+	return a.Database.Write(ctx, func(tx storage.Tx) error {
+		if _, err := tx.Exec(`SAVEPOINT again`); err != nil {
+			return err
+		}
+		_ = f(tx) // what it says is of no use: it is undone
+		if _, err := tx.Exec(`ROLLBACK TO again`); err != nil {
+			return err
+		}
+		return f(tx)
+	})
+}

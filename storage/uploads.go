@@ -390,6 +390,7 @@ func (r *Registry) commitUpload(ctx context.Context, id string, w BlobWriter, d 
 	}
 	key, spare := BlobKey{d, place}, ""
 	err = r.database.Write(ctx, func(tx Tx) error {
+		spare = "" // of a transaction that was undone
 		if time.Since(began) > MaxPending {
 			return errLate // this process stood still, and others swept up meanwhile
 		}
@@ -435,9 +436,9 @@ func (r *Registry) discardUnknownBlob(ctx context.Context, key BlobKey) error {
 	return r.blobs.Delete(ctx, key)
 }
 
-// isKnown reports whether there is a fact of the bytes of a blob.
+// isKnown reports whether there is a fact of the bytes of a blob, be it of any place.
 func isKnown(q Querier, key BlobKey) (bool, error) {
-	return exists(q.QueryRow(`SELECT 1 FROM blobs WHERE digest = $1 AND place = $2`, key.Digest.String(), key.Place))
+	return exists(q.QueryRow(`SELECT 1 FROM blobs WHERE digest = $1 AND (place = $2 OR place = '')`, key.Digest.String(), key.Place))
 }
 
 // removeBytes removes the bytes of a blob of which there is no fact, and reports whether
