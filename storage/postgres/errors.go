@@ -45,6 +45,12 @@ func explain(err error) error {
 	return err
 }
 
+// isLocked reports whether somebody holds a lock for too long, who was waited for already.
+func isLocked(err error) bool {
+	var told *pgconn.PgError
+	return errors.As(err, &told) && told.Code == lockNotAvailable
+}
+
 const (
 	diskFull         = "53100"
 	lockNotAvailable = "55P03"

@@ -33,24 +33,23 @@ func (w *writer) close() error {
 }
 
 const (
-	// attempts is how often a batch is begun again that did not come to its commit.
+	// attempts is how often a batch is begun that does not come to its commit.
 	attempts = 5
-	// pause is how long before that.
+	// pause is how long before another, and half a second in all: a connection that broke
+	// is replaced at once, and whoever waits longer is told to try again.
 	pause = 50 * time.Millisecond
 )
 
 // commit runs jobs in one transaction. One that a restart of the server, or another
 // process, ended before it was committed is run again.
 func (w *writer) commit(jobs []*batch.Job) error {
-	var err error
-	for attempt := range attempts {
-		time.Sleep(time.Duration(attempt) * pause)
-		var again bool
-		if again, err = w.try(jobs); !again {
+	for attempt := 1; ; attempt++ {
+		again, err := w.try(jobs)
+		if !again || attempt == attempts || isLocked(err) {
 			return err
 		}
+		time.Sleep(time.Duration(attempt) * pause)
 	}
-	return err
 }
 
 // try runs jobs in a transaction, and reports whether they may be run again.
