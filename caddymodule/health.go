@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"go.uber.org/zap"
 )
 
 // Paths by which others ask how a registry is: whether the process answers, and whether
@@ -67,7 +68,7 @@ func (a *App) health(ctx context.Context) health {
 	if err != nil {
 		found.Status = "unavailable"
 		problem = "cannot be read"
-		a.logger.Error("storage cannot be read: " + err.Error())
+		a.logger.Error("storage cannot be read", zap.Error(err))
 	}
 	if problem != "" {
 		found.Degraded = append(found.Degraded, degradation{"storage", problem})

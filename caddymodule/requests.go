@@ -24,30 +24,16 @@ var (
 	}, []string{"operation"})
 )
 
-// statusWriter remembers the status of an answer. It hands files on as they are, so that
-// the kernel still sends them.
-type statusWriter struct {
-	*caddyhttp.ResponseWriterWrapper
-	status int
-}
-
-func (w *statusWriter) WriteHeader(status int) {
-	if w.status == 0 && status >= http.StatusOK {
-		w.status = status
-	}
-	w.ResponseWriterWrapper.WriteHeader(status)
-}
-
-// count counts an answer. It returns the writer to answer to, and what is to be called
-// when that is done.
+// count counts an answer. It returns the writer to answer to, which hands files on as they
+// are, so that the kernel still sends them, and what is to be called when that is done.
 func count(w http.ResponseWriter, r *http.Request, target distribution.Target) (_ http.ResponseWriter, done func()) {
 	began := time.Now()
-	counting := &statusWriter{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
-	return counting, func() {
+	recorder := caddyhttp.NewResponseRecorder(w, nil, nil)
+	return recorder, func() {
 		operation := target.Operation(r.Method)
 		code := http.StatusOK // if nobody said so
-		if counting.status != 0 {
-			code = counting.status
+		if status := recorder.Status(); status != 0 {
+			code = status
 		}
 		requests.WithLabelValues(operation, strconv.Itoa(code)).Inc()
 		requestDuration.WithLabelValues(operation).Observe(time.Since(began).Seconds())
