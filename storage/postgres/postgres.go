@@ -14,6 +14,7 @@ import (
 	"github.com/pressly/goose/v3/lock"
 
 	"github.com/eblume/caddy-registry/storage"
+	"github.com/eblume/caddy-registry/storage/internal/schema"
 )
 
 const (
@@ -93,15 +94,7 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	if err != nil {
 		return err
 	}
-	current, known, err := provider.GetVersions(ctx)
-	if err != nil {
-		return err
-	}
-	if current > known {
-		return fmt.Errorf("it is of a newer version of this program: its schema is %d, this one knows %d", current, known)
-	}
-	_, err = provider.Up(ctx)
-	return err
+	return schema.Up(ctx, provider)
 }
 
 // Read implements [storage.Database].

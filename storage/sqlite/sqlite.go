@@ -18,6 +18,7 @@ import (
 	"github.com/pressly/goose/v3"
 
 	"github.com/eblume/caddy-registry/storage"
+	"github.com/eblume/caddy-registry/storage/internal/schema"
 )
 
 // readers is how many connections read at once, beside those of the writer.
@@ -135,15 +136,7 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	if err != nil {
 		return err
 	}
-	current, known, err := provider.GetVersions(ctx)
-	if err != nil {
-		return err
-	}
-	if current > known {
-		return fmt.Errorf("it is of a newer version of this program: its schema is %d, this one knows %d", current, known)
-	}
-	_, err = provider.Up(ctx)
-	return err
+	return schema.Up(ctx, provider)
 }
 
 // Read implements [storage.Database].
