@@ -5,12 +5,10 @@ package s3
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
-	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -121,13 +119,7 @@ func (s *Store) blobKey(key storage.BlobKey) string {
 func (s *Store) uploadPrefix(id string) string { return s.options.Prefix + "uploads/" + id + "/" }
 
 // newPlace returns a place that no other process chooses.
-func newPlace() string {
-	var place [12]byte
-	for i := range place {
-		place[i] = byte(rand.Uint32())
-	}
-	return hex.EncodeToString(place[:])
-}
+func newPlace() string { return uuid.NewString() }
 
 // Open implements [storage.BlobStore].
 func (s *Store) Open(ctx context.Context, key storage.BlobKey) (io.ReadSeekCloser, error) {
