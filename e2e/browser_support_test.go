@@ -155,10 +155,11 @@ func (b *browser) location() string {
 	return ask(b, chromedp.Location())
 }
 
-// text returns all that can be read on the page.
+// text returns all that can be read on the page. It is asked for in one step: a node that is
+// looked for first may be of the page before, which has just gone.
 func (b *browser) text() string {
 	b.t.Helper()
-	return ask(b, chromedp.Text(chromedp.CSS("body")))
+	return ask(b, chromedp.Evaluate[string]("document.body.innerText"))
 }
 
 // at fails the test unless the page is at a URL and says something.
