@@ -163,6 +163,7 @@ func (a *App) Start() error {
 		return err
 	}
 	a.warnOfLibrary(ctx, opened.registry)
+	a.running.Go(func() { a.probeStorage(ctx, opened.registry) })
 	if len(a.auths) == 0 {
 		for _, handler := range a.handlers {
 			handler.warn()
@@ -176,6 +177,18 @@ func (a *App) Start() error {
 	a.running.Go(func() { a.keepAccounts(ctx, opened.registry.Accounts()) })
 	a.askProviders(ctx, opened.registry.Accounts(), secrets.sealer)
 	return nil
+}
+
+// probeStorage tells whether a store that is elsewhere does what it is asked. If not the
+// server starts all the same: it may do so in a while.
+func (a *App) probeStorage(ctx context.Context, registry *storage.Registry) {
+	ok, err := registry.Probe(ctx)
+	switch {
+	case err != nil && ctx.Err() == nil:
+		a.logger.Warn("storage does not do what it is asked", zap.Error(err))
+	case ok && err == nil:
+		a.logger.Info("storage can do all that it is asked", zap.String("storage", a.storage.Key()))
+	}
 }
 
 // noStacktrace is a level that nothing is logged at.

@@ -90,6 +90,9 @@ func (a *App) storageHealth(ctx context.Context) (problem string, err error) {
 	if err != nil {
 		return "", err
 	}
+	if err := opened.registry.Check(ctx); err != nil {
+		return "", err
+	}
 	damaged, err := opened.registry.Damaged(ctx)
 	if err != nil {
 		return "", err

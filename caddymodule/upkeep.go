@@ -38,11 +38,14 @@ func (a *App) lookAfter(ctx context.Context, opened *openRegistry) error {
 	}
 	expiry := a.upkeep.collect.UploadExpiry
 	a.every(ctx, "removing expired uploads", 0, min(expireInterval, expiry), func(ctx context.Context) error {
-		return registry.ExpireUploads(ctx, time.Now().Add(-expiry))
+		return errors.Join(registry.ExpireUploads(ctx, time.Now().Add(-expiry)), registry.DiscardOrphans(ctx))
 	})
 	a.every(ctx, "writing down what was pulled", pullsInterval, pullsInterval, registry.FlushPulls)
 	// A server that is restarted often collects all the same.
 	a.every(ctx, "collecting garbage", time.Until(last.Add(a.upkeep.interval)), a.upkeep.interval, func(ctx context.Context) error {
+		if done, err := doneElsewhere(ctx, registry, storage.RunCollect, a.upkeep.interval); done || err != nil {
+			return err
+		}
 		collected, err := opened.collect(ctx, a.upkeep.collect)
 		if collected != (storage.Collected{}) {
 			a.logger.Info("collected garbage", zap.Int64("tags", collected.Tags), zap.Int64("manifests", collected.Manifests),
@@ -60,6 +63,16 @@ func (a *App) lookAfter(ctx context.Context, opened *openRegistry) error {
 		})
 	}
 	return a.scrub(ctx, opened)
+}
+
+// doneElsewhere reports whether another server of the same registry did something a while
+// ago that is to be done at each interval.
+func doneElsewhere(ctx context.Context, registry *storage.Registry, run storage.Run, interval time.Duration) (bool, error) {
+	if !registry.Shared() {
+		return false, nil
+	}
+	last, err := registry.LastRun(ctx, run, nil)
+	return time.Since(last) < interval*9/10, err
 }
 
 // every does something in the background until ctx ends: after a first pause, which may be
@@ -92,6 +105,9 @@ func (a *App) scrub(ctx context.Context, opened *openRegistry) error {
 		return err
 	}
 	a.every(ctx, "scrubbing", time.Until(last.Add(a.upkeep.scrub)), a.upkeep.scrub, func(ctx context.Context) error {
+		if done, err := doneElsewhere(ctx, opened.registry, storage.RunVerify, a.upkeep.scrub); done || err != nil {
+			return err
+		}
 		found, err := opened.verify(ctx, storage.VerifyOptions{BytesPerSecond: a.upkeep.rate, Repair: opened.repair, Report: func(p storage.Progress) {
 			if p.Line != "" {
 				a.logger.Error("scrubbing: " + p.Line)

@@ -77,12 +77,30 @@ func (r *Registry) Collect(ctx context.Context, options CollectOptions) (Collect
 // holdCollection keeps everything that this registry's own repositories hold, and all
 // bytes that no fact mentions, from being collected until release is called.
 func (r *Registry) holdCollection(ctx context.Context) (release func(), err error) {
+	return r.alone(ctx, r.collecting, "collect")
+}
+
+// alone waits until nobody else does something, here or in another process. here has room
+// for one.
+func (r *Registry) alone(ctx context.Context, here chan struct{}, what string) (release func(), err error) {
 	select {
-	case r.collecting <- struct{}{}:
-		return func() { <-r.collecting }, nil
+	case here <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	locker, ok := r.database.(Locker)
+	if !ok {
+		return func() { <-here }, nil
+	}
+	unlock, err := locker.Lock(ctx, what)
+	if err != nil {
+		<-here
+		return nil, err
+	}
+	return func() {
+		unlock()
+		<-here
+	}, nil
 }
 
 // collector is one run of Collect.

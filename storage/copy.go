@@ -8,7 +8,6 @@ import (
 	"io"
 	"strings"
 
-	"github.com/google/uuid"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -71,7 +70,9 @@ func (r *Registry) OpenBytes(ctx context.Context, d digest.Digest) (io.ReadSeekC
 // AddBytes puts the bytes of a blob into the blob store, without a fact: until there is
 // one, collection removes them. ErrDigestInvalid: they are others.
 func (r *Registry) AddBytes(ctx context.Context, d digest.Digest, bytes io.Reader) error {
-	w, err := r.blobs.Writer(ctx, uuid.NewString(), UploadState{Algorithm: d.Algorithm()})
+	id, release := r.newUpload()
+	defer release()
+	w, err := r.blobs.Writer(ctx, id, UploadState{Algorithm: d.Algorithm()})
 	if err != nil {
 		return err
 	}

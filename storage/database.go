@@ -24,6 +24,13 @@ type Database interface {
 	Close() error
 }
 
+// Locker is a [Database] that processes share, and that has one of them at a time do what
+// only one is to do.
+type Locker interface {
+	// Lock waits for a lock. It is released by unlock, or when the process ends.
+	Lock(ctx context.Context, name string) (unlock func(), err error)
+}
+
 // Querier reads.
 type Querier interface {
 	Query(query string, args ...any) (*sql.Rows, error)

@@ -135,6 +135,12 @@ type Evicted struct {
 	Bytes     int64 // of blobs
 }
 
+// HoldEviction makes the caller the only one of all servers who makes room, until release
+// is called: together they would make too much.
+func (r *Registry) HoldEviction(ctx context.Context) (release func(), err error) {
+	return r.alone(ctx, r.evicting, "evict")
+}
+
 // EvictIdle removes blobs that only copies hold, and manifests of copies with their tags,
 // that were neither pulled nor fetched since a time, unless a repository holds them which
 // keep, if it is not nil, accepts.

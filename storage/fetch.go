@@ -21,17 +21,19 @@ type Fetch struct {
 	key      string // the upstream and the digest
 	digest   digest.Digest
 	writer   BlobWriter
+	revision int64 // of the fact that it goes on from
 	unlock   func()
 	known    bool       // a fact says that there is the fetch
 	recorded chan error // gets how it went to write that fact; nil if nobody does
 }
 
 // BeginFetch goes on with what has arrived of blob d from an upstream, or begins anew.
-// The caller sees to it that there is one Fetch of a blob and an upstream at a time.
+// The caller sees to it that there is one Fetch of a blob and an upstream at a time in this
+// process. If others fetch it too, each of them does for itself.
 func (r *Registry) BeginFetch(ctx context.Context, upstream string, d digest.Digest) (*Fetch, error) {
 	f := &Fetch{registry: r, key: upstream + " " + d.String(), digest: d}
 	for {
-		id, _, err := r.fetchState(ctx, f.key)
+		id, _, _, err := r.fetchState(ctx, f.key)
 		if err != nil {
 			return nil, err
 		}
@@ -43,9 +45,9 @@ func (r *Registry) BeginFetch(ctx context.Context, upstream string, d digest.Dig
 		if f.unlock, err = r.lockUpload(ctx, f.id, nil); err != nil {
 			return nil, err
 		}
-		now, state, err := r.fetchState(ctx, f.key)
+		now, state, revision, err := r.fetchState(ctx, f.key)
 		if err == nil && now == id {
-			state.Algorithm = d.Algorithm()
+			state.Algorithm, f.revision = d.Algorithm(), revision
 			if f.writer, err = r.fetchWriter(ctx, f.id, state); err == nil {
 				return f, nil
 			}
@@ -58,13 +60,13 @@ func (r *Registry) BeginFetch(ctx context.Context, upstream string, d digest.Dig
 }
 
 // fetchState returns the upload that a fetch is, by the facts, or no id.
-func (r *Registry) fetchState(ctx context.Context, key string) (id string, state UploadState, err error) {
-	err = r.database.Read(ctx).QueryRow(`SELECT id, size, hash, store_state FROM uploads WHERE "fetch" = $1`, key).
-		Scan(&id, &state.Size, &state.Hash, &state.Store)
+func (r *Registry) fetchState(ctx context.Context, key string) (id string, state UploadState, revision int64, err error) {
+	err = r.database.Read(ctx).QueryRow(`SELECT id, size, hash, store_state, revision FROM uploads WHERE "fetch" = $1`, key).
+		Scan(&id, &state.Size, &state.Hash, &state.Store, &revision)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = nil
 	}
-	return id, state, err
+	return id, state, revision, err
 }
 
 // fetchWriter goes on from state, or from whatever the bytes are if that is of no use.
@@ -88,7 +90,7 @@ func (f *Fetch) record() {
 			at := now()
 			_, err := tx.Exec(`
 				INSERT INTO uploads (id, repository, algorithm, size, created, updated, "fetch")
-				VALUES ($1, '', $2, 0, $3, $4, $5)`, f.id, f.digest.Algorithm().String(), at, at, f.key)
+				VALUES ($1, '', $2, 0, $3, $4, $5) ON CONFLICT ("fetch") WHERE "fetch" IS NOT NULL DO NOTHING`, f.id, f.digest.Algorithm().String(), at, at, f.key)
 			return err
 		})
 	}()
@@ -153,7 +155,11 @@ func (f *Fetch) Suspend(ctx context.Context) error {
 	if err := f.awaitRecord(); err != nil {
 		return errors.Join(err, f.writer.Discard())
 	}
-	return f.registry.suspendUpload(ctx, f.id, f.writer)
+	err := f.registry.suspendUpload(ctx, &upload{f.writer, f.id, f.revision})
+	if errors.Is(err, ErrUploadInvalid) || errors.Is(err, ErrUploadUnknown) {
+		return nil // another process goes on with it, or has all of it
+	}
+	return err
 }
 
 // Abandon removes what has arrived, and returns the state of its hash, for who goes on

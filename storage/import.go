@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 
-	"github.com/google/uuid"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -31,7 +30,8 @@ func (r *Registry) ImportBlob(ctx context.Context, repository, upstream string, 
 	if err != nil || known {
 		return false, false, err
 	}
-	id := uuid.NewString()
+	id, release := r.newUpload()
+	defer release()
 	state := UploadState{Algorithm: d.Algorithm()}
 	if linker, ok := r.blobs.(Linker); ok && link {
 		err := linker.Link(id, file)

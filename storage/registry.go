@@ -32,15 +32,19 @@ type Registry struct {
 	pushing map[string]int         // repositories that blobs are being pushed to → how many
 
 	collecting chan struct{} // has room for the one that collects
-	verifying  sync.Mutex    // held by the one that verifies
+	verifying  chan struct{} // likewise
+	evicting   chan struct{} // likewise
 
 	// committing has the locks that are held while blobs get their bytes and their facts.
 	// There are many, so that blobs that share one seldom wait for each other's disk.
 	committing [256]sync.Mutex
 }
 
+// orphansTimeout is how long a store may take at the start to tell which uploads it has.
+const orphansTimeout = 10 * time.Second
+
 // New returns the registry over bytes and facts, which it owns from now on, and removes
-// uploads that a crash left without a fact.
+// uploads that a crash left without a fact. A store that cannot be reached is no error.
 func New(ctx context.Context, blobs BlobStore, database Database) (*Registry, error) {
 	r := &Registry{
 		blobs:     blobs,
@@ -51,8 +55,12 @@ func New(ctx context.Context, blobs BlobStore, database Database) (*Registry, er
 		pushing:   make(map[string]int),
 
 		collecting: make(chan struct{}, 1),
+		verifying:  make(chan struct{}, 1),
+		evicting:   make(chan struct{}, 1),
 	}
-	if err := r.discardOrphans(ctx); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, orphansTimeout)
+	defer cancel()
+	if err := r.DiscardOrphans(ctx); err != nil && !errors.Is(err, ErrUnavailable) {
 		return nil, fmt.Errorf("cleaning up uploads: %w", err)
 	}
 	return r, nil
@@ -61,6 +69,38 @@ func New(ctx context.Context, blobs BlobStore, database Database) (*Registry, er
 // Close ends the registry; no method may be called after it.
 func (r *Registry) Close() error {
 	return errors.Join(r.FlushPulls(context.Background()), r.database.Close(), r.blobs.Close())
+}
+
+// Shared reports whether other processes serve the same registry.
+func (r *Registry) Shared() bool { return r.database.Shared() }
+
+// Remote is a [BlobStore] that may not be reachable, and may not do all that it is asked.
+type Remote interface {
+	// Check returns an error unless it can be reached.
+	Check(ctx context.Context) error
+	// Probe tries all that is asked of it, and returns an error that says what it cannot do.
+	Probe(ctx context.Context) error
+}
+
+// Check returns an error unless facts and bytes can be read.
+func (r *Registry) Check(ctx context.Context) error {
+	if _, err := exists(r.database.Read(ctx).QueryRow(`SELECT 1 FROM repositories LIMIT 1`)); err != nil {
+		return err
+	}
+	if remote, ok := r.blobs.(Remote); ok {
+		return remote.Check(ctx)
+	}
+	return nil
+}
+
+// Probe finds out whether a store that is elsewhere can do what is asked of it. If it is
+// not, ok is false.
+func (r *Registry) Probe(ctx context.Context) (ok bool, err error) {
+	remote, ok := r.blobs.(Remote)
+	if !ok {
+		return false, nil
+	}
+	return true, remote.Probe(ctx)
 }
 
 // Accounts returns who may sign in to the registry.

@@ -109,7 +109,7 @@ func (r *Registry) UploadSize(ctx context.Context, repository, id string) (int64
 		return 0, err
 	}
 	defer unlock()
-	state, err := r.uploadState(ctx, repository, id)
+	state, _, err := r.uploadState(ctx, repository, id)
 	if err != nil {
 		return 0, err
 	}
@@ -137,31 +137,40 @@ type Chunk struct {
 // AppendUpload adds a chunk to an upload and returns how many bytes that has now, with
 // ErrRangeInvalid too. What arrived of a chunk that broke off is kept.
 func (r *Registry) AppendUpload(ctx context.Context, repository, id string, chunk Chunk) (int64, error) {
-	w, unlock, err := r.receive(ctx, repository, id, chunk, "")
+	u, unlock, err := r.receive(ctx, repository, id, chunk, "")
 	if err != nil {
-		return sizeOf(w), err
+		return u.size(), err
 	}
 	defer unlock()
-	return w.Size(), r.suspendUpload(ctx, id, w)
+	return u.Size(), r.suspendUpload(ctx, u)
 }
 
 // FinishUpload adds the last chunk, which may be empty, and makes the upload the blob d
 // of its repository. When it returns nil that is durable. With other bytes than d says
 // it returns ErrDigestInvalid and the upload is gone. The size is that of AppendUpload.
 func (r *Registry) FinishUpload(ctx context.Context, repository, id string, chunk Chunk, d digest.Digest) (int64, error) {
-	w, unlock, err := r.receive(ctx, repository, id, chunk, d)
+	u, unlock, err := r.receive(ctx, repository, id, chunk, d)
 	if err != nil {
-		return sizeOf(w), err
+		return u.size(), err
 	}
 	defer unlock()
-	return w.Size(), r.commitPush(ctx, repository, id, w, d)
+	return u.Size(), r.commitPush(ctx, repository, id, u, d)
+}
+
+// newUpload returns the id of an upload of which there will be no fact before it ends. Its
+// bytes are not taken for an orphan's until release is called.
+func (r *Registry) newUpload() (id string, release func()) {
+	id = uuid.NewString()
+	release, _ = r.tryLockUpload(id, nil) // nobody else knows it
+	return id, release
 }
 
 // PushBlob makes body the blob d of a repository in one step: nothing of it stays
 // unless it returns nil.
 func (r *Registry) PushBlob(ctx context.Context, repository string, body io.Reader, d digest.Digest) error {
 	defer r.beginPush(repository)()
-	id := uuid.NewString()
+	id, release := r.newUpload()
+	defer release()
 	w, err := r.blobs.Writer(ctx, id, UploadState{Algorithm: d.Algorithm()})
 	if err != nil {
 		return err
@@ -183,7 +192,7 @@ func (r *Registry) CancelUpload(ctx context.Context, repository, id string) erro
 		return err
 	}
 	defer unlock()
-	if _, err := r.uploadState(ctx, repository, id); err != nil {
+	if _, _, err := r.uploadState(ctx, repository, id); err != nil {
 		return err
 	}
 	return errors.Join(r.forgetUpload(ctx, id), r.blobs.Discard(ctx, id))
@@ -227,44 +236,66 @@ func (r *Registry) expireUpload(ctx context.Context, id string, before time.Time
 	return r.blobs.Discard(ctx, id)
 }
 
-// discardOrphans removes the bytes of uploads that no fact mentions. It must not run
-// beside other methods: an upload's bytes may come before its fact.
-func (r *Registry) discardOrphans(ctx context.Context) error {
+// DiscardOrphans removes the bytes of uploads that no fact mentions: a crash leaves them, and
+// in what a process gathers for itself also an upload that another one has finished.
+func (r *Registry) DiscardOrphans(ctx context.Context) error {
 	for id, err := range r.blobs.Uploads(ctx) {
 		if err != nil {
 			return err
 		}
-		known, err := exists(r.database.Read(ctx).QueryRow(`SELECT 1 FROM uploads WHERE id = $1`, id))
-		if err != nil {
-			return err
-		}
-		if known {
-			continue
-		}
-		if err := r.blobs.Discard(ctx, id); err != nil {
+		if err := r.discardOrphan(ctx, id); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// uploadState returns what the facts know of an upload, or ErrUploadUnknown.
-func (r *Registry) uploadState(ctx context.Context, repository, id string) (UploadState, error) {
-	var s UploadState
-	err := r.database.Read(ctx).QueryRow(`
-		SELECT algorithm, size, hash, store_state FROM uploads WHERE id = $1 AND repository = $2`, id, repository).
-		Scan(&s.Algorithm, &s.Size, &s.Hash, &s.Store)
-	if errors.Is(err, sql.ErrNoRows) {
-		return s, fmt.Errorf("%w: it was never begun in %q, or is finished, cancelled or expired; begin a new one", ErrUploadUnknown, repository)
+// discardOrphan does so unless a request works on the upload, whose fact may be to come.
+func (r *Registry) discardOrphan(ctx context.Context, id string) error {
+	unlock, other := r.tryLockUpload(id, nil)
+	if other != nil {
+		return nil
 	}
-	return s, err
+	defer unlock()
+	known, err := exists(r.database.Read(ctx).QueryRow(`SELECT 1 FROM uploads WHERE id = $1`, id))
+	if err != nil || known {
+		return err
+	}
+	return r.blobs.Discard(ctx, id)
+}
+
+// uploadState returns what the facts know of an upload, or ErrUploadUnknown. The revision
+// is told apart from what another process makes of it meanwhile.
+func (r *Registry) uploadState(ctx context.Context, repository, id string) (s UploadState, revision int64, err error) {
+	err = r.database.Read(ctx).QueryRow(`
+		SELECT algorithm, size, hash, store_state, revision FROM uploads WHERE id = $1 AND repository = $2`, id, repository).
+		Scan(&s.Algorithm, &s.Size, &s.Hash, &s.Store, &revision)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = fmt.Errorf("%w: it was never begun in %q, or is finished, cancelled or expired; begin a new one", ErrUploadUnknown, repository)
+	}
+	return s, revision, err
+}
+
+// upload is one that somebody goes on with.
+type upload struct {
+	BlobWriter
+	id       string
+	revision int64 // of the fact that it goes on from
+}
+
+// size is that of an upload that there may be none of.
+func (u *upload) size() int64 {
+	if u == nil {
+		return 0
+	}
+	return u.Size()
 }
 
 // receive appends a chunk to an upload. With an error, what arrived is recorded or the
 // upload is gone, and the lock is released; the writer is then only good for its size.
 //
 // The digest is that of the whole upload, empty if it is not known yet.
-func (r *Registry) receive(ctx context.Context, repository, id string, chunk Chunk, d digest.Digest) (_ BlobWriter, unlock func(), err error) {
+func (r *Registry) receive(ctx context.Context, repository, id string, chunk Chunk, d digest.Digest) (_ *upload, unlock func(), err error) {
 	unlocked, err := r.lockUpload(ctx, id, chunk.Body)
 	if err != nil {
 		return nil, nil, err
@@ -279,7 +310,7 @@ func (r *Registry) receive(ctx context.Context, repository, id string, chunk Chu
 			release()
 		}
 	}()
-	state, err := r.uploadState(ctx, repository, id)
+	state, revision, err := r.uploadState(ctx, repository, id)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -287,12 +318,13 @@ func (r *Registry) receive(ctx context.Context, repository, id string, chunk Chu
 	if err != nil {
 		return nil, nil, err
 	}
+	u := &upload{w, id, revision}
 	if chunk.Start >= 0 && chunk.Start != w.Size() {
 		err := fmt.Errorf("%w: it starts at %d but the upload has %d bytes", ErrRangeInvalid, chunk.Start, w.Size())
-		return w, nil, errors.Join(err, r.suspendUpload(ctx, id, w))
+		return u, nil, errors.Join(err, r.suspendUpload(ctx, u))
 	}
 	if chunk.Body == nil {
-		return w, release, nil
+		return u, release, nil
 	}
 	left, err := r.quotaLeft(ctx, repository, d)
 	if err == nil {
@@ -303,11 +335,11 @@ func (r *Registry) receive(ctx context.Context, repository, id string, chunk Chu
 	}
 	switch {
 	case err == nil:
-		return w, release, nil
+		return u, release, nil
 	case errors.Is(err, ErrFull), errors.Is(err, ErrSizeInvalid), errors.Is(err, ErrQuota):
-		return w, nil, errors.Join(err, w.Discard(), r.forgetUpload(ctx, id))
+		return u, nil, errors.Join(err, w.Discard(), r.forgetUpload(ctx, id))
 	}
-	return w, nil, errors.Join(err, r.suspendUpload(ctx, id, w))
+	return u, nil, errors.Join(err, r.suspendUpload(ctx, u))
 }
 
 // copyBody appends body to w. An error of body is the client's: ErrUploadInvalid, or
@@ -347,24 +379,41 @@ func (c *clientReader) Read(p []byte) (int, error) {
 
 // suspendUpload records where an upload stands. The client may be gone by then; what it
 // sent is recorded all the same. What cannot be recorded for want of room is removed.
-func (r *Registry) suspendUpload(ctx context.Context, id string, w BlobWriter) error {
-	state, err := w.Suspend()
+// ErrUploadInvalid: another process has gone on with it, and what that recorded stays.
+func (r *Registry) suspendUpload(ctx context.Context, u *upload) error {
+	state, err := u.Suspend()
 	if errors.Is(err, ErrUnavailable) {
 		return err // the upload is where it was
 	}
 	if err != nil {
 		// Bytes that could not be synced may get lost, whatever a later sync says.
-		return errors.Join(err, r.blobs.Discard(ctx, id), r.forgetUpload(ctx, id))
+		return errors.Join(err, r.blobs.Discard(ctx, u.id), r.forgetUpload(ctx, u.id))
 	}
-	err = r.database.Write(context.WithoutCancel(ctx), func(tx Tx) error {
-		_, err := tx.Exec(`UPDATE uploads SET size = $1, hash = $2, store_state = $3, updated = $4 WHERE id = $5`,
-			state.Size, state.Hash, state.Store, now(), id)
+	ctx = context.WithoutCancel(ctx)
+	var recorded, known bool
+	err = r.database.Write(ctx, func(tx Tx) error {
+		result, err := tx.Exec(`
+			UPDATE uploads SET size = $1, hash = $2, store_state = $3, updated = $4, revision = $5 + 1
+			WHERE id = $6 AND revision = $5`, state.Size, state.Hash, state.Store, now(), u.revision, u.id)
+		if err != nil {
+			return err
+		}
+		n, err := result.RowsAffected()
+		if recorded = n > 0; recorded || err != nil {
+			return err
+		}
+		known, err = exists(tx.QueryRow(`SELECT 1 FROM uploads WHERE id = $1`, u.id))
 		return err
 	})
-	if errors.Is(err, ErrFull) {
-		return errors.Join(err, r.blobs.Discard(ctx, id))
+	switch {
+	case errors.Is(err, ErrFull):
+		return errors.Join(err, r.blobs.Discard(ctx, u.id))
+	case err != nil || recorded:
+		return err
+	case known:
+		return fmt.Errorf("%w: another server goes on with it; ask where it stands", ErrUploadInvalid)
 	}
-	return err
+	return errors.Join(fmt.Errorf("%w: it was ended meanwhile", ErrUploadUnknown), r.blobs.Discard(ctx, u.id))
 }
 
 // commitPush makes an upload a blob of its repository. With an error it is gone.
@@ -436,9 +485,10 @@ func (r *Registry) discardUnknownBlob(ctx context.Context, key BlobKey) error {
 	return r.blobs.Delete(ctx, key)
 }
 
-// isKnown reports whether there is a fact of the bytes of a blob, be it of any place.
+// isKnown reports whether there is a fact of the bytes of a blob, be it of any place, or if
+// the key has none.
 func isKnown(q Querier, key BlobKey) (bool, error) {
-	return exists(q.QueryRow(`SELECT 1 FROM blobs WHERE digest = $1 AND (place = $2 OR place = '')`, key.Digest.String(), key.Place))
+	return exists(q.QueryRow(`SELECT 1 FROM blobs WHERE digest = $1 AND (place = $2 OR place = '' OR $2 = '')`, key.Digest.String(), key.Place))
 }
 
 // removeBytes removes the bytes of a blob of which there is no fact, and reports whether
@@ -461,11 +511,4 @@ func (r *Registry) forgetUpload(ctx context.Context, id string) error {
 		_, err := tx.Exec(`DELETE FROM uploads WHERE id = $1`, id)
 		return err
 	})
-}
-
-func sizeOf(w BlobWriter) int64 {
-	if w == nil {
-		return 0
-	}
-	return w.Size()
 }

@@ -60,14 +60,16 @@ var ErrDamaged = errors.New("stored content is damaged")
 // pushed or fetched again. It goes on beside everything else. ErrDamaged: something is
 // damaged that was not repaired.
 func (r *Registry) Verify(ctx context.Context, options VerifyOptions) (Verified, error) {
-	r.verifying.Lock() // two at once would only read everything twice
-	defer r.verifying.Unlock()
+	done, err := r.alone(ctx, r.verifying, "verify") // two at once would only read everything twice
+	if err != nil {
+		return Verified{}, err
+	}
+	defer done()
 	v := &verifier{VerifyOptions: options, registry: r}
 	if options.BytesPerSecond > 0 {
 		v.limit = rate.NewLimiter(rate.Limit(options.BytesPerSecond), verifyBuffer)
 	}
-	err := v.verifyBlobs(ctx)
-	if err == nil {
+	if err = v.verifyBlobs(ctx); err == nil {
 		err = v.verifyManifests(ctx)
 	}
 	if err == nil && v.found.Damaged > v.found.Repaired {

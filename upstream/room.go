@@ -95,8 +95,8 @@ func (r *Room) reserve(ctx context.Context, total, had int64) bool {
 	if ts.reserved-had+total > r.MaxSize {
 		return false // nor would it fit if all else were evicted
 	}
-	if over := r.over(ctx, total-had); over > 0 {
-		if err := r.makeSmaller(ctx, over); err != nil {
+	if r.over(ctx, total-had) > 0 {
+		if err := r.makeSmaller(ctx, total-had); err != nil {
 			r.Log.Error("evicting", "error", err)
 		}
 		if r.over(ctx, total-had) > 0 {
@@ -117,11 +117,18 @@ func (r *Room) over(ctx context.Context, n int64) int64 {
 	return copied + r.Transfers.reserved + n - r.MaxSize
 }
 
+// makeSmaller evicts what is too much if n more bytes come, unless another server of the
+// same registry just did.
 func (r *Room) makeSmaller(ctx context.Context, n int64) error {
+	release, err := r.Registry.HoldEviction(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
 	if err := r.Registry.FlushPulls(ctx); err != nil {
 		return err
 	}
-	return r.free(ctx, n, "since the cache is full")
+	return r.free(ctx, r.over(ctx, n), "since the cache is full")
 }
 
 // Tend evicts what is too much, as there may be with another configuration or when
@@ -145,10 +152,10 @@ func (r *Room) Tend(ctx context.Context) error {
 func (r *Room) tendSize(ctx context.Context) error {
 	r.Transfers.reserving.Lock()
 	defer r.Transfers.reserving.Unlock()
-	if over := r.over(ctx, 0); over > 0 {
-		return r.makeSmaller(ctx, over)
+	if r.over(ctx, 0) <= 0 {
+		return nil
 	}
-	return nil
+	return r.makeSmaller(ctx, 0)
 }
 
 // missing returns how many bytes must go so that n can be kept.

@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
+	transfertypes "github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager/types"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/google/uuid"
@@ -38,6 +39,10 @@ type Options struct {
 	Prefix string
 	// PathStyle has the bucket be in the path of URLs, rather than in the host.
 	PathStyle bool
+	// Encryption is how the service is to encrypt what it keeps; empty: as the bucket says.
+	Encryption types.ServerSideEncryption
+	// EncryptionKey is the id of the key for that, of AWS' key management; empty: its own.
+	EncryptionKey string
 	// Redirect has clients get the bytes of blobs from the service itself.
 	Redirect bool
 	// Spool is the folder of this machine that uploads are gathered in, for this process alone.
@@ -118,6 +123,23 @@ func (s *Store) blobKey(key storage.BlobKey) string {
 
 func (s *Store) uploadPrefix(id string) string { return s.options.Prefix + "uploads/" + id + "/" }
 
+// keyID is nil if none is asked for.
+func (s *Store) keyID() *string {
+	if s.options.EncryptionKey == "" {
+		return nil
+	}
+	return &s.options.EncryptionKey
+}
+
+// put makes what body has an object.
+func (s *Store) put(ctx context.Context, name string, body io.Reader) error {
+	_, err := s.upload.UploadObject(ctx, &transfermanager.UploadObjectInput{
+		Bucket: &s.options.Bucket, Key: &name, Body: body,
+		ServerSideEncryption: transfertypes.ServerSideEncryption(s.options.Encryption), SSEKMSKeyID: s.keyID(),
+	})
+	return explain(err)
+}
+
 // newPlace returns a place that no other process chooses.
 func newPlace() string { return uuid.NewString() }
 
@@ -148,12 +170,13 @@ func (s *Store) find(ctx context.Context, key storage.BlobKey) (string, error) {
 	return "", fmt.Errorf("%w: the bucket has no %s", storage.ErrBlobUnknown, key.Digest)
 }
 
-// Delete implements [storage.BlobStore].
+// Delete implements [storage.BlobStore]. Of all places of a blob those stay that are young:
+// another process may be about to tell of them, and else Blobs lists them in a while.
 func (s *Store) Delete(ctx context.Context, key storage.BlobKey) error {
 	if key.Place != "" {
 		return s.remove(ctx, s.blobKey(key))
 	}
-	return s.removeAll(ctx, s.blobKey(key))
+	return s.removeAll(ctx, s.blobKey(key), s.options.MinAge)
 }
 
 func (s *Store) remove(ctx context.Context, name string) error {
@@ -164,9 +187,11 @@ func (s *Store) remove(ctx context.Context, name string) error {
 	return explain(err)
 }
 
-func (s *Store) removeAll(ctx context.Context, prefix string) error {
+// removeAll removes the objects whose names begin with a prefix; with an age only those that
+// are as old.
+func (s *Store) removeAll(ctx context.Context, prefix string, age time.Duration) error {
 	for object, err := range s.list(ctx, prefix) {
-		if err == nil {
+		if err == nil && (age == 0 || time.Since(aws.ToTime(object.LastModified)) >= age) {
 			err = s.remove(ctx, aws.ToString(object.Key))
 		}
 		if err != nil {
@@ -230,7 +255,7 @@ func (s *Store) OpenUpload(ctx context.Context, id string) (io.ReadSeekCloser, e
 
 // Discard implements [storage.BlobStore].
 func (s *Store) Discard(ctx context.Context, id string) error {
-	return errors.Join(s.spool.Discard(ctx, id), s.removeAll(ctx, s.uploadPrefix(id)))
+	return errors.Join(s.spool.Discard(ctx, id), s.removeAll(ctx, s.uploadPrefix(id), 0))
 }
 
 // Uploads implements [storage.BlobStore].

@@ -1,13 +1,19 @@
 package s3
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 	"github.com/opencontainers/go-digest"
@@ -38,6 +44,44 @@ func TestNamesOfBlobsAreReadBack(t *testing.T) {
 				t.Errorf("%q is read as %v", name, key)
 			}
 		}
+	}
+}
+
+// TestEncryptionIsAskedFor of a service that does nothing else than to listen: those that
+// can be started for tests have no encryption.
+func TestEncryptionIsAskedFor(t *testing.T) {
+	type asked struct{ method, encryption, key string }
+	var mu sync.Mutex
+	seen := make(map[asked]bool)
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		_, multipart := r.URL.Query()["uploads"]
+		if r.Method == http.MethodPut || multipart {
+			seen[asked{r.Method, r.Header.Get("X-Amz-Server-Side-Encryption"), r.Header.Get("X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id")}] = true
+		}
+		if multipart {
+			w.WriteHeader(http.StatusForbidden)
+		}
+	}))
+	defer service.Close()
+	s, err := Open(t.Context(), Options{
+		Bucket: "bucket", Endpoint: service.URL, PathStyle: true, AccessKeyID: "id", SecretAccessKey: "secret", Spool: t.TempDir(),
+		Encryption: types.ServerSideEncryptionAwsKms, EncryptionKey: "key",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.put(t.Context(), "small", strings.NewReader("x")); err != nil {
+		t.Error(err)
+	}
+	if err := s.put(t.Context(), "large", bytes.NewReader(make([]byte, partSize+1))); err == nil {
+		t.Error("an upload was begun that was refused")
+	}
+	want := map[asked]bool{{http.MethodPut, "aws:kms", "key"}: true, {http.MethodPost, "aws:kms", "key"}: true}
+	if !maps.Equal(seen, want) {
+		t.Errorf("asked for %v, want %v", seen, want)
 	}
 }
 

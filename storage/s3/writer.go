@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/opencontainers/go-digest"
 
@@ -118,8 +117,7 @@ func (w *writer) send(ctx context.Context, name string, offset, size int64) erro
 	if at, ok := spooled.(io.ReaderAt); ok {
 		body = io.NewSectionReader(at, offset, size)
 	}
-	_, err = w.store.upload.UploadObject(ctx, &transfermanager.UploadObjectInput{Bucket: &w.store.options.Bucket, Key: &name, Body: body})
-	return explain(err)
+	return w.store.put(ctx, name, body)
 }
 
 // Commit implements [storage.BlobWriter].
@@ -154,11 +152,11 @@ func (w *writer) Suspend() (storage.UploadState, error) {
 	return state, err
 }
 
-// Discard implements [storage.BlobWriter].
+// Discard implements [storage.BlobWriter]. What another process sent to the bucket goes too.
 func (w *writer) Discard() error {
 	err := w.BlobWriter.Discard()
-	for _, p := range w.paused.Parts {
-		err = errors.Join(err, w.store.remove(w.ctx, w.partName(p)))
+	if len(w.paused.Parts) > 0 {
+		err = errors.Join(err, w.store.removeAll(w.ctx, w.store.uploadPrefix(w.id), 0))
 	}
 	return err
 }
