@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"path/filepath"
 
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
@@ -38,6 +39,13 @@ type S3 struct {
 
 	// What all names in the bucket begin with, such as `registry/`.
 	Prefix string `json:"prefix,omitempty"`
+
+	// How the service is to encrypt what it keeps: `AES256` or `aws:kms`. Default: as the
+	// bucket says.
+	Encryption string `json:"encryption,omitempty"`
+
+	// The id of the key for `aws:kms`. Default: AWS' own.
+	EncryptionKey string `json:"encryption_key,omitempty"`
 
 	// The folder of this machine that uploads are gathered in, and where the database and
 	// the control socket are unless they are elsewhere. One server at a time may use it.
@@ -75,6 +83,7 @@ func (S3) CaddyModule() caddy.ModuleInfo {
 //		secret_access_key <key>
 //		prefix            <text>
 //		path_style
+//		encryption        AES256|aws:kms [<key id>]
 //		redirect          on|off    # default: on
 //		spool             <path>
 //	}
@@ -101,6 +110,17 @@ func (s *S3) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				return d.ArgErr()
 			}
 			s.PathStyle = true
+		case "encryption":
+			if !d.Args(&s.Encryption) {
+				return d.ArgErr()
+			}
+			d.Args(&s.EncryptionKey) // if there is one
+			if err := noMore(d); err != nil {
+				return err
+			}
+			if err := checkEncryption(s.Encryption, s.EncryptionKey); err != nil {
+				return d.WrapErr(err)
+			}
 		case "redirect":
 			var value string
 			if !d.AllArgs(&value) {
@@ -132,6 +152,7 @@ func (s *S3) Provision(caddy.Context) (err error) {
 		{"access_key_id", s.AccessKeyID, &s.options.AccessKeyID},
 		{"secret_access_key", s.SecretAccessKey, &s.options.SecretAccessKey},
 		{"prefix", s.Prefix, &s.options.Prefix},
+		{"encryption_key", s.EncryptionKey, &s.options.EncryptionKey},
 	} {
 		if *option.to, err = replace(option.from); err != nil {
 			return fmt.Errorf("s3: %s: %w", option.name, err)
@@ -140,6 +161,10 @@ func (s *S3) Provision(caddy.Context) (err error) {
 	if s.options.Bucket == "" {
 		return fmt.Errorf("s3: %w", errBucketIsNeeded)
 	}
+	if err := checkEncryption(s.Encryption, s.EncryptionKey); err != nil {
+		return fmt.Errorf("s3: %w", err)
+	}
+	s.options.Encryption = types.ServerSideEncryption(s.Encryption)
 	if (s.options.AccessKeyID == "") != (s.options.SecretAccessKey == "") {
 		return fmt.Errorf("s3: %w", errBothKeys)
 	}
@@ -153,6 +178,19 @@ func (s *S3) Provision(caddy.Context) (err error) {
 		s.options.Spool, err = resolvePath(s.Spool)
 	}
 	return err
+}
+
+func checkEncryption(name, key string) error {
+	switch types.ServerSideEncryption(name) {
+	case "", types.ServerSideEncryptionAes256:
+		if key != "" {
+			return errors.New("encryption_key is for aws:kms")
+		}
+		return nil
+	case types.ServerSideEncryptionAwsKms:
+		return nil
+	}
+	return fmt.Errorf("encryption must be AES256 or aws:kms, not %q", name)
 }
 
 // Directory implements [BlobStoreModule].
