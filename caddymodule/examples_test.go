@@ -59,6 +59,12 @@ func TestExamplesAreValid(t *testing.T) {
 	for _, name := range []string{"OIDC_CLIENT_SECRET", "GANDI_BEARER_TOKEN", "CLOUDFLARE_API_TOKEN"} {
 		t.Setenv(name, "secret")
 	}
+	for name, value := range map[string]string{
+		"REGISTRY_DATABASE_URL": "postgres://registry@localhost/registry",
+		"S3_ENDPOINT":           "http://localhost:7070", "S3_BUCKET": "images", "S3_KEY": "registry", "S3_SECRET": "secret",
+	} {
+		t.Setenv(name, value)
+	}
 	t.Setenv("HOME", t.TempDir())
 	t.Setenv("REGISTRY_STORAGE", t.TempDir())
 	for _, file := range exampleFiles(t) {

@@ -44,6 +44,7 @@ type process struct {
 	t       *testing.T
 	storage string
 	prefix  []string // a command that runs the server, such as a tracer that becomes it
+	env     []string // besides that of all
 
 	dir    string // for all else that the server keeps or reads
 	port   string
@@ -93,6 +94,7 @@ func (p *process) command(args ...string) *exec.Cmd {
 		"XDG_DATA_HOME="+filepath.Join(p.dir, "data"),
 		"XDG_CONFIG_HOME="+filepath.Join(p.dir, "config"),
 		"STORAGE="+p.storage, "PORT="+p.port, "CADDY_ADMIN="+p.admin)
+	cmd.Env = append(cmd.Env, p.env...)
 	return cmd
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -81,14 +82,38 @@ func (s *s3Server) url() string { return "http://" + s.addr }
 func (s *s3Server) newBucket(t testing.TB) string {
 	t.Helper()
 	name := "registry" + strconv.FormatInt(s.made.Add(1), 10)
-	client := awss3.New(awss3.Options{
-		BaseEndpoint: aws.String(s.url()), UsePathStyle: true, Region: "us-east-1",
-		Credentials: credentials.NewStaticCredentialsProvider(s3Key, s3Secret, ""),
-	})
-	if _, err := client.CreateBucket(context.Background(), &awss3.CreateBucketInput{Bucket: &name}); err != nil {
+	if _, err := s.client().CreateBucket(context.Background(), &awss3.CreateBucketInput{Bucket: &name}); err != nil {
 		t.Fatal(err)
 	}
 	return name
+}
+
+func (s *s3Server) client() *awss3.Client {
+	return awss3.New(awss3.Options{
+		BaseEndpoint: aws.String(s.url()), UsePathStyle: true, Region: "us-east-1",
+		Credentials: credentials.NewStaticCredentialsProvider(s3Key, s3Secret, ""),
+	})
+}
+
+// names returns the names of the objects in a bucket that begin with a prefix.
+func (s *s3Server) names(t testing.TB, bucket, prefix string) (names []string) {
+	t.Helper()
+	pages := awss3.NewListObjectsV2Paginator(s.client(), &awss3.ListObjectsV2Input{Bucket: &bucket, Prefix: &prefix})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, object := range page.Contents {
+			names = append(names, aws.ToString(object.Key))
+		}
+	}
+	return names
+}
+
+// registry is a registry as it is usually served, with its bytes in a bucket.
+func (s *s3Server) registry(bucket string) string {
+	return strings.Replace(registryCaddyfile, "storage filesystem {$STORAGE}", s.options(bucket, "on"), 1)
 }
 
 // open opens a store in a bucket.
