@@ -1,13 +1,12 @@
-// Package backup copies a registry to a folder and back. A backup is laid out as the
-// storage directory of a server is, registry.db beside blobs, so that one can be started on
-// it; see packages filesystem and sqlite.
+// Package backup copies a registry to a folder and back, or to another registry. A backup is
+// laid out as the storage directory of a server is, registry.db beside blobs, so that one
+// can be started on it; see packages filesystem and sqlite.
 package backup
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -181,28 +180,30 @@ func (c *copier) copyAll(ctx context.Context) error {
 		return err
 	}
 	c.total = stats.BlobBytes
-	return eachBlob(ctx, c.to, c.copy)
+	return eachBlob(ctx, c.to, c.copy, func(context.Context) error { return nil })
 }
 
-// eachBlob calls f for all blobs of a registry, for several at once.
-func eachBlob(ctx context.Context, registry *storage.Registry, f func(context.Context, storage.StoredBlob) error) error {
+// eachBlob calls f for all blobs of a registry, for several at once, and then now and then,
+// when nobody is in f.
+func eachBlob(ctx context.Context, registry *storage.Registry, f func(context.Context, storage.StoredBlob) error, then func(context.Context) error) error {
 	for last := (storage.StoredBlob{}); ; {
 		page, err := registry.StoredBlobs(ctx, last)
 		if err != nil || len(page) == 0 {
 			return err
 		}
 		last = page[len(page)-1]
-		workers, ctx := errgroup.WithContext(ctx)
+		workers, working := errgroup.WithContext(ctx)
 		workers.SetLimit(runtime.GOMAXPROCS(0))
 		for _, b := range page {
 			workers.Go(func() error {
-				if err := ctx.Err(); err != nil {
+				if err := working.Err(); err != nil {
 					return err
 				}
-				return f(ctx, b)
+				return f(working, b)
 			})
 		}
-		if err := workers.Wait(); err != nil {
+		// What some have done counts, whatever has become of others.
+		if err := errors.Join(workers.Wait(), then(context.WithoutCancel(ctx))); err != nil {
 			return err
 		}
 	}
@@ -210,7 +211,7 @@ func eachBlob(ctx context.Context, registry *storage.Registry, f func(context.Co
 
 // copy copies a blob unless the backup has it.
 func (c *copier) copy(ctx context.Context, b storage.StoredBlob) error {
-	if has, err := hasSize(ctx, c.to, b); err != nil || has {
+	if has, err := c.to.HasBytes(ctx, b); err != nil || has {
 		c.count(b, false)
 		return err
 	}
@@ -220,7 +221,7 @@ func (c *copier) copy(ctx context.Context, b storage.StoredBlob) error {
 	}
 	bytes, err := c.from.OpenBytes(ctx, b.Digest)
 	if err == nil {
-		err = c.to.AddBytes(ctx, b.Digest, storage.ContextReader(ctx, bytes))
+		_, err = c.to.AddBytes(ctx, b.Digest, storage.ContextReader(ctx, bytes))
 		bytes.Close()
 	}
 	switch {
@@ -258,21 +259,6 @@ func (c *copier) problem(line string) {
 	if c.report != nil {
 		c.report(storage.Progress{Line: line, Done: c.done, Total: c.total, Unit: "bytes"})
 	}
-}
-
-// hasSize reports whether there are bytes of a blob, as many as it has. They were right
-// when they came.
-func hasSize(ctx context.Context, registry *storage.Registry, b storage.StoredBlob) (bool, error) {
-	bytes, err := registry.OpenBytes(ctx, b.Digest)
-	if errors.Is(err, storage.ErrBlobUnknown) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	defer bytes.Close()
-	size, err := bytes.Seek(0, io.SeekEnd)
-	return size == b.Size, err
 }
 
 // blobFile is where a backup has the bytes of a blob.

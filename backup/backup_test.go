@@ -142,6 +142,15 @@ func (r *registry) checkBlob(repository string, d digest.Digest) error {
 	return err
 }
 
+// spoil has a disk change the bytes of a blob.
+func (r *registry) spoil(content string) {
+	r.t.Helper()
+	d := digest.FromString(content)
+	if err := os.WriteFile(filepath.Join(r.dir, "blobs", "sha256", d.Encoded()[:2], d.Encoded()), []byte("wrong"), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 func (r *registry) backUp(folder string) backup.Summary {
 	r.t.Helper()
 	summary, err := backup.Make(r.t.Context(), r.Registry, folder, nil)
@@ -366,20 +375,15 @@ func TestDamagedBlobsAreNamedAndTheRestIsCopied(t *testing.T) {
 	r.push("a", "spoilt here", "v1")
 	r.push("a", "spoilt there", "v2")
 	r.push("a", "right", "v3")
-	spoil := func(folder string, d digest.Digest) {
-		if err := os.WriteFile(filepath.Join(folder, "blobs", "sha256", d.Encoded()[:2], d.Encoded()), []byte("wrong"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
 	here, there := digest.FromString("spoilt here"), digest.FromString("spoilt there")
-	spoil(r.dir, here)
+	r.spoil("spoilt here")
 	folder := filepath.Join(t.TempDir(), "backup")
 	var told string
 	report := func(p storage.Progress) { told += p.Line }
 	if summary, err := backup.Make(t.Context(), r.Registry, folder, report); !errors.Is(err, backup.ErrIncomplete) || summary.Problems != 1 || !strings.Contains(told, here.String()) {
 		t.Errorf("backup: %+v, %v, %q", summary, err, told)
 	}
-	spoil(folder, there)
+	(&registry{t: t, dir: folder}).spoil("spoilt there")
 	copied := open(t, t.TempDir())
 	if summary, err := backup.Restore(t.Context(), copied.Registry, folder, report); !errors.Is(err, backup.ErrIncomplete) || summary.Problems != 1 || !strings.Contains(told, there.String()) {
 		t.Errorf("restore: %+v, %v, %q", summary, err, told)

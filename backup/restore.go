@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/eblume/caddy-registry/storage"
 	"github.com/eblume/caddy-registry/storage/sqlite"
 )
@@ -46,9 +48,16 @@ func Restore(ctx context.Context, registry *storage.Registry, folder string, rep
 	if err != nil {
 		return Summary{}, errors.Join(err, database.Close())
 	}
-	r := &restorer{copier: copier{from: from, to: registry, report: report}, folder: folder}
-	err = r.restore(ctx)
-	return r.Summary, errors.Join(err, from.Close())
+	b := &bringer{copier: copier{from: from, to: registry, report: report}, open: func(_ context.Context, d digest.Digest) (io.ReadCloser, error) {
+		return os.Open(blobFile(folder, d))
+	}}
+	if err = b.bringAll(ctx); err == nil {
+		err = registry.Load(ctx, from, storage.LoadOptions{Lost: b.lost})
+	}
+	if err == nil {
+		err = b.incomplete()
+	}
+	return b.Summary, errors.Join(err, from.Close())
 }
 
 // copyDatabase copies a backup's database, and what belongs to it if a server was run on it.
@@ -80,55 +89,6 @@ func copyFile(from, to string) (err error) {
 	}
 	_, err = io.Copy(target, source)
 	return errors.Join(err, target.Close())
-}
-
-// restorer copies from a backup's folder.
-type restorer struct {
-	copier
-	folder string
-}
-
-func (r *restorer) restore(ctx context.Context) error {
-	stats, err := r.from.Stats(ctx)
-	if err != nil {
-		return err
-	}
-	r.total = stats.BlobBytes
-	if err := eachBlob(ctx, r.from, r.restoreBlob); err != nil {
-		return err
-	}
-	if err := r.to.Load(ctx, r.from); err != nil {
-		return err
-	}
-	if r.Problems > 0 {
-		return fmt.Errorf("%w: %d are missing or wrong in the backup", ErrIncomplete, r.Problems)
-	}
-	return nil
-}
-
-func (r *restorer) restoreBlob(ctx context.Context, b storage.StoredBlob) error {
-	if b.Damaged {
-		r.count(b, false)
-		return nil
-	}
-	if has, err := hasSize(ctx, r.to, b); err != nil || has {
-		r.count(b, false)
-		return err
-	}
-	bytes, err := os.Open(blobFile(r.folder, b.Digest))
-	if err == nil {
-		err = r.to.AddBytes(ctx, b.Digest, storage.ContextReader(ctx, bytes))
-		bytes.Close()
-	}
-	switch {
-	case err == nil:
-		r.count(b, true)
-		return nil
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, storage.ErrDigestInvalid):
-		r.problem(fmt.Sprintf("blob %s: %v", b.Digest, err))
-		return r.from.Lose(ctx, b)
-	}
-	return fmt.Errorf("restoring %s: %w", b.Digest, err)
 }
 
 // noBlobs is the blob store of a registry of which only the facts are wanted.

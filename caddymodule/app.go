@@ -109,18 +109,23 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return err
 	}
-	if a.StorageRaw == nil {
-		a.StorageRaw = json.RawMessage(`{"module":"filesystem"}`)
-	}
-	if a.DatabaseRaw == nil {
-		a.DatabaseRaw = json.RawMessage(`{"module":"sqlite"}`)
-	}
 	if a.Sparse == "" {
 		a.Sparse = string(storage.SparseIndex)
 	}
 	var err error
 	if a.upkeep, err = a.resolveUpkeep(); err != nil {
 		return err
+	}
+	return a.loadStorage(ctx)
+}
+
+// loadStorage loads the modules that say where all is kept.
+func (a *App) loadStorage(ctx caddy.Context) error {
+	if a.StorageRaw == nil {
+		a.StorageRaw = json.RawMessage(`{"module":"filesystem"}`)
+	}
+	if a.DatabaseRaw == nil {
+		a.DatabaseRaw = json.RawMessage(`{"module":"sqlite"}`)
 	}
 	module, err := ctx.LoadModule(a, "StorageRaw")
 	if err != nil {

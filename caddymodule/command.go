@@ -27,7 +27,7 @@ running with it.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.PersistentFlags().StringP("config", "c", "Caddyfile", "Configuration file, a Caddyfile or .json")
 			cmd.AddCommand(statsCommand(), tagsCommand(), deleteCommand(), restoreTagCommand())
-			cmd.AddCommand(gcCommand(), verifyCommand(), backupCommand(), restoreCommand(), importCommand(), exportCommand())
+			cmd.AddCommand(gcCommand(), verifyCommand(), backupCommand(), restoreCommand(), importCommand(), exportCommand(), migrateCommand())
 			cmd.AddCommand(refreshCommand(), keyCommand(), canCommand())
 			beBrief(cmd)
 		},

@@ -197,6 +197,15 @@ func (o *openRegistry) addWorkControl(mux *http.ServeMux, audit *slog.Logger) {
 			return summary, err
 		})
 	})
+	mux.HandleFunc("POST /migrate", func(w http.ResponseWriter, r *http.Request) {
+		work(w, r, func(ctx context.Context, order migrateOrder, report storage.Report) (backup.Summary, error) {
+			summary, err := o.migrate(ctx, order, report)
+			if err == nil || errors.Is(err, backup.ErrIncomplete) {
+				audit.InfoContext(ctx, "migrate", "blobs", summary.Blobs, "by", "command")
+			}
+			return summary, err
+		})
+	})
 	mux.HandleFunc("POST /import", func(w http.ResponseWriter, r *http.Request) {
 		work(w, r, func(ctx context.Context, order importOrder, report storage.Report) (layout.Summary, error) {
 			summary, err := layout.Import(ctx, o.registry, order.Folder, layout.ImportOptions{

@@ -21,8 +21,6 @@ type Filesystem struct {
 	// The directory, which is made if need be. One server at a time may use it. May have
 	// placeholders. Default: `registry` in Caddy's data directory.
 	Path string `json:"path,omitempty"`
-
-	directory string // absolute
 }
 
 // CaddyModule returns the Caddy module information.
@@ -44,24 +42,24 @@ func (f *Filesystem) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // Provision resolves the path.
 func (f *Filesystem) Provision(caddy.Context) (err error) {
 	if f.Path == "" {
-		f.directory = filepath.Join(caddy.AppDataDir(), "registry")
+		f.Path = filepath.Join(caddy.AppDataDir(), "registry")
 		return nil
 	}
-	f.directory, err = resolvePath(f.Path)
+	f.Path, err = resolvePath(f.Path)
 	return err
 }
 
 // Directory implements [BlobStoreModule].
-func (f *Filesystem) Directory() string { return f.directory }
+func (f *Filesystem) Directory() string { return f.Path }
 
 // Key implements [BlobStoreModule].
-func (f *Filesystem) Key() string { return "filesystem " + f.directory }
+func (f *Filesystem) Key() string { return "filesystem " + f.Path }
 
 // Open implements [BlobStoreModule].
 func (f *Filesystem) Open(ctx context.Context) (storage.BlobStore, error) {
-	store, err := filesystem.Open(ctx, f.directory)
+	store, err := filesystem.Open(ctx, f.Path)
 	if err != nil {
-		return nil, fmt.Errorf("filesystem %s: %w", f.directory, err)
+		return nil, fmt.Errorf("filesystem %s: %w", f.Path, err)
 	}
 	return store, nil
 }

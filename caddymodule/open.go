@@ -20,16 +20,19 @@ import (
 // openRegistry is a registry, what is on its way there, and the socket by which the
 // command line reaches it.
 type openRegistry struct {
-	registry  *storage.Registry
-	directory string // of the storage
-	transfers *upstream.Transfers
-	control   *control
-	throttle  *authn.Throttle
-	once      *authn.Once
-	log       *liveLog
-	audit     *liveLog
-	upkeep    atomic.Pointer[upkeep]   // of the configuration that was started last
-	caches    atomic.Pointer[[]*Cache] // likewise; nil if none was
+	registry   *storage.Registry
+	blobs      storage.BlobStore // that it has its bytes in
+	key        string            // tells it from others
+	storageKey string            // likewise, of its storage alone
+	directory  string            // of the storage
+	transfers  *upstream.Transfers
+	control    *control
+	throttle   *authn.Throttle
+	once       *authn.Once
+	log        *liveLog
+	audit      *liveLog
+	upkeep     atomic.Pointer[upkeep]   // of the configuration that was started last
+	caches     atomic.Pointer[[]*Cache] // likewise; nil if none was
 
 	mu      sync.Mutex
 	guarded *secrets // nil as long as nothing needs them
@@ -71,13 +74,10 @@ func (a *App) open() (*openRegistry, error) {
 	return a.opened, nil
 }
 
-func (a *App) newRegistry(ctx context.Context) (_ caddy.Destructor, err error) {
-	blobs, err := a.storage.Open(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("storage: %w", err)
-	}
-	directory := a.storage.Directory()
-	database, err := a.database.Open(ctx, directory)
+// openOver opens the database, and returns the registry that it makes with a blob store. That
+// is closed with it, and also if there is an error.
+func (a *App) openOver(ctx context.Context, blobs storage.BlobStore) (*storage.Registry, error) {
+	database, err := a.database.Open(ctx, a.storage.Directory())
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("database: %w", err), blobs.Close())
 	}
@@ -85,16 +85,32 @@ func (a *App) newRegistry(ctx context.Context) (_ caddy.Destructor, err error) {
 	if err != nil {
 		return nil, errors.Join(err, database.Close(), blobs.Close())
 	}
+	return registry, nil
+}
+
+func (a *App) newRegistry(ctx context.Context) (_ caddy.Destructor, err error) {
+	blobs, err := a.storage.Open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("storage: %w", err)
+	}
+	registry, err := a.openOver(ctx, blobs)
+	if err != nil {
+		return nil, err
+	}
+	directory := a.storage.Directory()
 	live := newLiveLog(a.slogger)
 	log := slog.New(live)
 	opened := &openRegistry{
-		registry:  registry,
-		directory: directory,
-		transfers: upstream.NewTransfers(registry, log),
-		throttle:  authn.NewThrottle(),
-		once:      authn.NewOnce(),
-		log:       live,
-		audit:     newLiveLog(a.audit),
+		registry:   registry,
+		blobs:      blobs,
+		key:        a.key(),
+		storageKey: a.storage.Key(),
+		directory:  directory,
+		transfers:  upstream.NewTransfers(registry, log),
+		throttle:   authn.NewThrottle(),
+		once:       authn.NewOnce(),
+		log:        live,
+		audit:      newLiveLog(a.audit),
 	}
 	opened.upkeep.Store(&a.upkeep)
 	opened.caches.Store(&a.caches)

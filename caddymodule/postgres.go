@@ -23,7 +23,7 @@ type Postgres struct {
 	// string as libpq has it. May have placeholders.
 	URL string `json:"url,omitempty"`
 
-	url, name string // with placeholders replaced, and without its password
+	name string // the URL without its password
 }
 
 var errURLIsNeeded = errors.New("url is needed")
@@ -47,13 +47,13 @@ func (p *Postgres) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // Provision resolves the URL. Nothing is connected yet.
 func (p *Postgres) Provision(caddy.Context) (err error) {
-	if p.url, err = replace(p.URL); err != nil {
+	if p.URL, err = replace(p.URL); err != nil {
 		return fmt.Errorf("postgres: url: %w", err)
 	}
-	if p.url == "" {
+	if p.URL == "" {
 		return fmt.Errorf("postgres: %w", errURLIsNeeded)
 	}
-	if p.name, err = postgres.Name(p.url); err != nil {
+	if p.name, err = postgres.Name(p.URL); err != nil {
 		return fmt.Errorf("postgres: url: %w", err)
 	}
 	return nil
@@ -64,7 +64,7 @@ func (p *Postgres) Key(string) string { return "postgres " + p.name }
 
 // Open implements [DatabaseModule].
 func (p *Postgres) Open(ctx context.Context, _ string) (storage.Database, error) {
-	database, err := postgres.Open(ctx, p.url)
+	database, err := postgres.Open(ctx, p.URL)
 	if err != nil {
 		return nil, fmt.Errorf("postgres %s: %w", p.name, err)
 	}

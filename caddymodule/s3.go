@@ -59,8 +59,6 @@ type S3 struct {
 	// Whether clients get blobs from the service itself, by a redirect to a URL that works
 	// for 20 minutes. Default: true.
 	Redirect *bool `json:"redirect,omitempty"`
-
-	options s3.Options
 }
 
 var (
@@ -140,43 +138,41 @@ func (s *S3) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // Provision resolves the options. Nothing is connected yet.
 func (s *S3) Provision(caddy.Context) (err error) {
-	s.options = s3.Options{PathStyle: s.PathStyle, Redirect: s.Redirect == nil || *s.Redirect}
 	for _, option := range []struct {
 		name string
-		from string
-		to   *string
+		text *string
 	}{
-		{"bucket", s.Bucket, &s.options.Bucket},
-		{"endpoint", s.Endpoint, &s.options.Endpoint},
-		{"region", s.Region, &s.options.Region},
-		{"access_key_id", s.AccessKeyID, &s.options.AccessKeyID},
-		{"secret_access_key", s.SecretAccessKey, &s.options.SecretAccessKey},
-		{"prefix", s.Prefix, &s.options.Prefix},
-		{"encryption_key", s.EncryptionKey, &s.options.EncryptionKey},
+		{"bucket", &s.Bucket},
+		{"endpoint", &s.Endpoint},
+		{"region", &s.Region},
+		{"access_key_id", &s.AccessKeyID},
+		{"secret_access_key", &s.SecretAccessKey},
+		{"prefix", &s.Prefix},
+		{"encryption_key", &s.EncryptionKey},
 	} {
-		if *option.to, err = replace(option.from); err != nil {
+		if *option.text, err = replace(*option.text); err != nil {
 			return fmt.Errorf("s3: %s: %w", option.name, err)
 		}
 	}
-	if s.options.Bucket == "" {
+	if s.Bucket == "" {
 		return fmt.Errorf("s3: %w", errBucketIsNeeded)
 	}
 	if err := checkEncryption(s.Encryption, s.EncryptionKey); err != nil {
 		return fmt.Errorf("s3: %w", err)
 	}
-	s.options.Encryption = types.ServerSideEncryption(s.Encryption)
-	if (s.options.AccessKeyID == "") != (s.options.SecretAccessKey == "") {
+	if (s.AccessKeyID == "") != (s.SecretAccessKey == "") {
 		return fmt.Errorf("s3: %w", errBothKeys)
 	}
-	if endpoint := s.options.Endpoint; endpoint != "" {
-		if u, err := url.Parse(endpoint); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
-			return fmt.Errorf("s3: endpoint %q: must begin with https:// or http:// and a host", endpoint)
+	if s.Endpoint != "" {
+		if u, err := url.Parse(s.Endpoint); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+			return fmt.Errorf("s3: endpoint %q: must begin with https:// or http:// and a host", s.Endpoint)
 		}
 	}
-	s.options.Spool = filepath.Join(caddy.AppDataDir(), "registry")
-	if s.Spool != "" {
-		s.options.Spool, err = resolvePath(s.Spool)
+	if s.Spool == "" {
+		s.Spool = filepath.Join(caddy.AppDataDir(), "registry")
+		return nil
 	}
+	s.Spool, err = resolvePath(s.Spool)
 	return err
 }
 
@@ -194,18 +190,23 @@ func checkEncryption(name, key string) error {
 }
 
 // Directory implements [BlobStoreModule].
-func (s *S3) Directory() string { return s.options.Spool }
+func (s *S3) Directory() string { return s.Spool }
 
 // Key implements [BlobStoreModule].
 func (s *S3) Key() string {
-	return fmt.Sprintf("s3 %s %s/%s by %s", s.options.Endpoint, s.options.Bucket, s.options.Prefix, s.options.Spool)
+	return fmt.Sprintf("s3 %s %s/%s by %s", s.Endpoint, s.Bucket, s.Prefix, s.Spool)
 }
 
 // Open implements [BlobStoreModule].
 func (s *S3) Open(ctx context.Context) (storage.BlobStore, error) {
-	store, err := s3.Open(ctx, s.options)
+	store, err := s3.Open(ctx, s3.Options{
+		Bucket: s.Bucket, Endpoint: s.Endpoint, Region: s.Region, Prefix: s.Prefix, PathStyle: s.PathStyle,
+		AccessKeyID: s.AccessKeyID, SecretAccessKey: s.SecretAccessKey,
+		Encryption: types.ServerSideEncryption(s.Encryption), EncryptionKey: s.EncryptionKey,
+		Redirect: s.Redirect == nil || *s.Redirect, Spool: s.Spool,
+	})
 	if err != nil {
-		return nil, fmt.Errorf("s3 %s: %w", s.options.Bucket, err)
+		return nil, fmt.Errorf("s3 %s: %w", s.Bucket, err)
 	}
 	return store, nil
 }

@@ -21,8 +21,6 @@ type SQLite struct {
 	// The file, which is made if need be; its folder must be there. One server at a time
 	// may use it. May have placeholders. Default: `registry.db` in the storage directory.
 	Path string `json:"path,omitempty"`
-
-	file string // absolute, or empty
 }
 
 // CaddyModule returns the Caddy module information.
@@ -44,7 +42,7 @@ func (s *SQLite) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // Provision resolves the path.
 func (s *SQLite) Provision(caddy.Context) (err error) {
 	if s.Path != "" {
-		s.file, err = resolvePath(s.Path)
+		s.Path, err = resolvePath(s.Path)
 	}
 	return err
 }
@@ -53,10 +51,10 @@ func (s *SQLite) Provision(caddy.Context) (err error) {
 func (s *SQLite) Key(directory string) string { return "sqlite " + s.path(directory) }
 
 func (s *SQLite) path(directory string) string {
-	if s.file == "" {
+	if s.Path == "" {
 		return filepath.Join(directory, "registry.db")
 	}
-	return s.file
+	return s.Path
 }
 
 // Open implements [DatabaseModule].

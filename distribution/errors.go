@@ -87,6 +87,9 @@ func writeError(log *slog.Logger, w http.ResponseWriter, r *http.Request, err er
 	if errors.Is(err, storage.ErrFull) {
 		status, code, message = http.StatusInsufficientStorage, "DENIED", storage.ErrFull.Error()
 		log.ErrorContext(r.Context(), "storage is full", "error", err)
+	} else if errors.Is(err, storage.ErrMoving) {
+		status, code, message = http.StatusServiceUnavailable, "UNAVAILABLE", storage.ErrMoving.Error()
+		h["Retry-After"] = retryAfter
 	} else if errors.Is(err, storage.ErrUnavailable) {
 		status, code, message = http.StatusServiceUnavailable, "UNAVAILABLE", storage.ErrUnavailable.Error()+": try again"
 		h["Retry-After"] = retryAfter

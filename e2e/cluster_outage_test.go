@@ -155,7 +155,7 @@ func (l *load) refuse(what string, a answer, err error) {
 	l.refused++
 	l.mu.Unlock()
 	switch {
-	case err != nil && strings.Contains(err.Error(), l.cluster.objects.addr):
+	case err != nil && l.cluster != nil && strings.Contains(err.Error(), l.cluster.objects.addr):
 		// It was sent to S3, which is gone.
 	case err != nil:
 		l.t.Errorf("%s: %v", what, err)

@@ -88,7 +88,7 @@ func (r *Registry) alone(ctx context.Context, here chan struct{}, what string) (
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	locker, ok := r.database.(Locker)
+	locker, ok := r.database.Database.(Locker)
 	if !ok {
 		return func() { <-here }, nil
 	}

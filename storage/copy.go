@@ -22,7 +22,7 @@ var errNoSnapshot = errors.New("this database cannot be copied while it is used;
 
 // Snapshot writes all facts, as they are at one moment, to a new SQLite file.
 func (r *Registry) Snapshot(ctx context.Context, file string) error {
-	database, ok := r.database.(Snapshotter)
+	database, ok := r.database.Database.(Snapshotter)
 	if !ok {
 		return errNoSnapshot
 	}
@@ -68,24 +68,76 @@ func (r *Registry) OpenBytes(ctx context.Context, d digest.Digest) (io.ReadSeekC
 }
 
 // AddBytes puts the bytes of a blob into the blob store, without a fact: until there is
-// one, collection removes them. ErrDigestInvalid: they are others.
-func (r *Registry) AddBytes(ctx context.Context, d digest.Digest, bytes io.Reader) error {
+// one, collection removes them. It returns where they are. ErrDigestInvalid: they are
+// others.
+func (r *Registry) AddBytes(ctx context.Context, d digest.Digest, bytes io.Reader) (BlobKey, error) {
 	id, release := r.newUpload()
 	defer release()
 	w, err := r.blobs.Writer(ctx, id, UploadState{Algorithm: d.Algorithm()})
 	if err != nil {
-		return err
+		return BlobKey{}, err
 	}
 	if _, err := w.ReadFrom(bytes); err != nil {
-		return errors.Join(err, w.Discard())
+		return BlobKey{}, errors.Join(err, w.Discard())
 	}
 	lock := r.committingLock(d)
 	lock.Lock()
 	defer lock.Unlock()
-	if _, err := w.Commit(ctx, d); err != nil {
-		return errors.Join(err, w.Discard())
+	place, err := w.Commit(ctx, d)
+	if err != nil {
+		return BlobKey{}, errors.Join(err, w.Discard())
 	}
-	return nil
+	return BlobKey{d, place}, nil
+}
+
+// RecordBrought records where AddBytes has put the bytes of blobs whose facts Load is to
+// bring.
+func (r *Registry) RecordBrought(ctx context.Context, keys []BlobKey) error {
+	return r.database.Write(ctx, func(tx Tx) error {
+		for _, key := range keys {
+			if _, err := tx.Exec(`
+				INSERT INTO brought (digest, place) VALUES ($1, $2)
+				ON CONFLICT (digest) DO UPDATE SET place = excluded.place`, key.Digest.String(), key.Place); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// IsBrought reports whether RecordBrought was told of the bytes of a blob, and they are
+// there, as many as it has. They were right when they came.
+func (r *Registry) IsBrought(ctx context.Context, b StoredBlob) (bool, error) {
+	key := BlobKey{Digest: b.Digest}
+	err := r.database.Read(ctx).QueryRow(`SELECT place FROM brought WHERE digest = $1`, b.Digest.String()).Scan(&key.Place)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return hasSize(b.Size)(r.blobs.Open(ctx, key))
+}
+
+// HasBytes reports whether there are bytes of a blob, as many as it has. They were right
+// when they came.
+func (r *Registry) HasBytes(ctx context.Context, b StoredBlob) (bool, error) {
+	return hasSize(b.Size)(r.OpenBytes(ctx, b.Digest))
+}
+
+// hasSize returns what reports whether what was opened is there, and of a size.
+func hasSize(want int64) func(io.ReadSeekCloser, error) (bool, error) {
+	return func(bytes io.ReadSeekCloser, err error) (bool, error) {
+		if errors.Is(err, ErrBlobUnknown) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		defer bytes.Close()
+		size, err := bytes.Seek(0, io.SeekEnd)
+		return size == want, err
+	}
 }
 
 // Lose records that the bytes of a blob are gone: copies of upstreams' repositories no
@@ -114,14 +166,9 @@ func (r *Registry) LeaveStore(ctx context.Context) error {
 		if _, err := tx.Exec(`DELETE FROM uploads`); err != nil {
 			return err
 		}
-		return forgetPlaces(tx)
+		_, err := tx.Exec(`UPDATE blobs SET place = '' WHERE place <> ''`)
+		return err
 	})
-}
-
-// forgetPlaces has blobs be wherever the store has them.
-func forgetPlaces(tx Tx) error {
-	_, err := tx.Exec(`UPDATE blobs SET place = '' WHERE place <> ''`)
-	return err
 }
 
 // tables are those that hold a registry's facts, in an order in which what is referred to
@@ -132,9 +179,9 @@ var tables = []string{
 	"people", "api_keys", "sessions",
 }
 
-// uncopiedTables hold what is of no use elsewhere: uploads without their bytes, and keys
-// that are encrypted for one machine, which makes its own.
-var uncopiedTables = []string{"uploads", "signing_keys"}
+// uncopiedTables hold what is of no use elsewhere: uploads without their bytes, keys that
+// are encrypted for one machine, which makes its own, and what was brought there.
+var uncopiedTables = []string{"uploads", "signing_keys", "brought"}
 
 // ErrNotEmpty means that a registry holds something already.
 var ErrNotEmpty = errors.New("the registry is not empty")
@@ -155,9 +202,27 @@ func checkEmpty(q Querier) error {
 	return nil
 }
 
+// Resequencer is a [Database] whose keys that count by themselves do not heed those that
+// were given to them.
+type Resequencer interface {
+	// Resequence has them go on after those that there are.
+	Resequence(tx Tx) error
+}
+
+// LoadOptions are those of Load.
+type LoadOptions struct {
+	// SameStore tells that both registries have their bytes in one store.
+	SameStore bool
+	// Lost are blobs that there are no bytes of.
+	Lost []StoredBlob
+}
+
 // Load copies all facts from another registry's database into this one, which must be
-// empty, in one step. The bytes must be there.
-func (r *Registry) Load(ctx context.Context, from *Registry) error {
+// empty, in one step. The bytes must be there, and recorded by RecordBrought unless both
+// have the same store. Blobs whose bytes are lost copies of upstreams' repositories do not
+// hold here, and for this registry's own they are damaged. Nobody may write to the other
+// meanwhile.
+func (r *Registry) Load(ctx context.Context, from *Registry, options LoadOptions) error {
 	err := r.database.Write(ctx, func(tx Tx) error {
 		if err := checkEmpty(tx); err != nil {
 			return err
@@ -172,12 +237,28 @@ func (r *Registry) Load(ctx context.Context, from *Registry) error {
 				return fmt.Errorf("table %s: %w", table, err)
 			}
 		}
-		if err := forgetPlaces(tx); err != nil {
-			return err
+		if !options.SameStore {
+			if _, err := tx.Exec(`UPDATE blobs SET place = coalesce((SELECT place FROM brought WHERE digest = blobs.digest), '')`); err != nil {
+				return err
+			}
 		}
-		// Quotas are this configuration's own.
-		_, err := tx.Exec(`DELETE FROM usage WHERE name LIKE 'quota %'`)
-		return err
+		for _, statement := range []string{
+			`DELETE FROM brought`,
+			`DELETE FROM usage WHERE name LIKE 'quota %'`, // quotas are this configuration's own
+		} {
+			if _, err := tx.Exec(statement); err != nil {
+				return err
+			}
+		}
+		for _, b := range options.Lost {
+			if _, err := r.markDamaged(tx, storedBlob{id: b.id, digest: b.Digest}); err != nil {
+				return fmt.Errorf("blob %s: %w", b.Digest, err)
+			}
+		}
+		if database, ok := r.database.Database.(Resequencer); ok {
+			return database.Resequence(tx)
+		}
+		return nil
 	})
 	if err != nil {
 		return err
@@ -190,7 +271,7 @@ func (r *Registry) Load(ctx context.Context, from *Registry) error {
 	return nil
 }
 
-// copyTable copies all rows of a table.
+// copyTable copies all rows of a table. It is an error if it has another number of them then.
 func copyTable(tx Tx, from Querier, table string) error {
 	rows, err := from.Query(`SELECT * FROM ` + table)
 	if err != nil {
@@ -201,20 +282,87 @@ func copyTable(tx Tx, from Querier, table string) error {
 	if err != nil {
 		return err
 	}
-	places := make([]string, len(columns))
-	values, into := make([]any, len(columns)), make([]any, len(columns))
-	for i := range columns {
-		places[i] = fmt.Sprintf("$%d", i+1)
-		into[i] = &values[i]
-	}
-	insert := fmt.Sprintf(`INSERT INTO %s (%s) VALUES (%s)`, table, strings.Join(columns, ", "), strings.Join(places, ", "))
-	for rows.Next() {
-		if err := rows.Scan(into...); err != nil {
+	into := inserter{tx: tx, table: table, columns: columns}
+	var copied int64
+	for ; rows.Next(); copied++ {
+		row, fields := make([]any, len(columns)), make([]any, len(columns))
+		for i := range row {
+			fields[i] = &row[i]
+		}
+		if err := rows.Scan(fields...); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(insert, values...); err != nil {
+		if err := into.add(row); err != nil {
 			return err
 		}
 	}
-	return rows.Err()
+	if err := errors.Join(rows.Err(), into.flush()); err != nil {
+		return err
+	}
+	var found int64
+	if err := tx.QueryRow(`SELECT count(*) FROM ` + table).Scan(&found); err != nil {
+		return err
+	}
+	if found != copied {
+		return fmt.Errorf("%w: %d rows were read and %d written", errMiscopied, copied, found)
+	}
+	return nil
+}
+
+var errMiscopied = errors.New("copying went wrong")
+
+const (
+	// insertRows is how many rows are inserted by one statement: a server elsewhere takes
+	// the time of a way there and back for each.
+	insertRows = 100
+	// insertBytes is how many bytes of content they may have, but for the last.
+	insertBytes = 1 << 20
+)
+
+// inserter inserts rows into a table, many at a time.
+type inserter struct {
+	tx      Tx
+	table   string
+	columns []string
+
+	values []any // of the rows that wait
+	rows   int
+	bytes  int
+}
+
+func (i *inserter) add(row []any) error {
+	i.values = append(i.values, row...)
+	i.rows++
+	for _, value := range row {
+		if content, ok := value.([]byte); ok {
+			i.bytes += len(content)
+		}
+	}
+	if i.rows < insertRows && i.bytes < insertBytes {
+		return nil
+	}
+	return i.flush()
+}
+
+func (i *inserter) flush() error {
+	if i.rows == 0 {
+		return nil
+	}
+	var statement strings.Builder
+	fmt.Fprintf(&statement, "INSERT INTO %s (%s) VALUES ", i.table, strings.Join(i.columns, ", "))
+	for n := range i.values {
+		switch {
+		case n == 0:
+			statement.WriteString("(")
+		case n%len(i.columns) == 0:
+			statement.WriteString("), (")
+		default:
+			statement.WriteString(", ")
+		}
+		fmt.Fprintf(&statement, "$%d", n+1)
+	}
+	statement.WriteString(")")
+	_, err := i.tx.Exec(statement.String(), i.values...)
+	i.values, i.rows, i.bytes = i.values[:0], 0, 0
+	return err
 }

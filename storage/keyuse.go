@@ -86,7 +86,7 @@ func (a *Accounts) FlushUsed(ctx context.Context) error {
 		return nil
 	})
 	if err != nil {
-		return err
+		return unlessMoving(err)
 	}
 	for id, seconds := range used {
 		entry, _ := a.used.Load(id)

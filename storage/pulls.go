@@ -57,7 +57,7 @@ func (r *Registry) FlushPulls(ctx context.Context) error {
 	for d, seconds := range blobs {
 		at[d] = time.Unix(seconds, 0)
 	}
-	return errors.Join(r.Pulled(ctx, at), r.pulledManifests(ctx, manifests))
+	return unlessMoving(errors.Join(r.Pulled(ctx, at), r.pulledManifests(ctx, manifests)))
 }
 
 // pullsAtOnce is how many pulls are written in one transaction.

@@ -21,7 +21,7 @@ import (
 // errors that wrap this package's sentinels.
 type Registry struct {
 	blobs     BlobStore
-	database  Database
+	database  *gate
 	manifests *manifestCache
 	accounts  *Accounts
 	pulls     pulls
@@ -46,11 +46,12 @@ const orphansTimeout = 10 * time.Second
 // New returns the registry over bytes and facts, which it owns from now on, and removes
 // uploads that a crash left without a fact. A store that cannot be reached is no error.
 func New(ctx context.Context, blobs BlobStore, database Database) (*Registry, error) {
+	gate := &gate{Database: database}
 	r := &Registry{
 		blobs:     blobs,
-		database:  database,
+		database:  gate,
 		manifests: newManifestCache(),
-		accounts:  NewAccounts(database),
+		accounts:  NewAccounts(gate),
 		uploads:   make(map[string]*uploadLock),
 		pushing:   make(map[string]int),
 

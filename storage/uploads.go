@@ -261,6 +261,9 @@ func (r *Registry) discardOrphan(ctx context.Context, id string) error {
 	if err != nil || known {
 		return err
 	}
+	if err := r.database.check(); err != nil {
+		return err
+	}
 	return r.blobs.Discard(ctx, id)
 }
 
@@ -501,6 +504,9 @@ func (r *Registry) removeBytes(ctx context.Context, key BlobKey) (bool, error) {
 	defer lock.Unlock()
 	known, err := isKnown(r.database.Read(ctx), key)
 	if err != nil || known {
+		return false, err
+	}
+	if err := r.database.check(); err != nil {
 		return false, err
 	}
 	return true, r.blobs.Delete(ctx, key)

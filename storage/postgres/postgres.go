@@ -112,6 +112,21 @@ func (d *Database) Write(ctx context.Context, f func(storage.Tx) error) error {
 // Shared implements [storage.Database].
 func (d *Database) Shared() bool { return true }
 
+// Resequence implements [storage.Resequencer].
+func (d *Database) Resequence(tx storage.Tx) error {
+	_, err := tx.Exec(`DO $$
+		DECLARE c record;
+		BEGIN
+			FOR c IN SELECT table_name, column_name FROM information_schema.columns
+				WHERE table_schema = current_schema() AND is_identity = 'YES' AND table_name <> 'goose_db_version'
+			LOOP
+				EXECUTE format('SELECT setval(pg_get_serial_sequence(%L, %L), coalesce((SELECT max(%I) FROM %I), 0) + 1, false)',
+					c.table_name, c.column_name, c.column_name, c.table_name);
+			END LOOP;
+		END $$`)
+	return err
+}
+
 // Close implements [storage.Database].
 func (d *Database) Close() error { return errors.Join(d.writer.close(), d.db.Close()) }
 
@@ -137,6 +152,7 @@ func (r row) Scan(dest ...any) error { return explain(r.Row.Scan(dest...)) }
 
 // Interface guards
 var (
-	_ storage.Database = (*Database)(nil)
-	_ storage.Row      = row{}
+	_ storage.Database    = (*Database)(nil)
+	_ storage.Resequencer = (*Database)(nil)
+	_ storage.Row         = row{}
 )
