@@ -93,7 +93,7 @@ func makeIn(ctx context.Context, registry *storage.Registry, store *filesystem.S
 			return Summary{}, err
 		}
 	}
-	if err := registry.Snapshot(ctx, next); err != nil {
+	if err := snapshot(ctx, registry, next); err != nil {
 		return Summary{}, fmt.Errorf("copying the database: %w", err)
 	}
 	c := &copier{from: registry, store: store, report: report}
@@ -117,6 +117,22 @@ func makeIn(ctx context.Context, registry *storage.Registry, store *filesystem.S
 		err = fmt.Errorf("%w: %d are missing in the backup", ErrIncomplete, c.Problems)
 	}
 	return c.Summary, err
+}
+
+// snapshot writes all facts, as they are at one moment, to a new file.
+func snapshot(ctx context.Context, registry *storage.Registry, file string) error {
+	if ok, err := registry.Snapshot(ctx, file); ok || err != nil {
+		return err
+	}
+	database, err := sqlite.Open(ctx, file, sqlite.Options{})
+	if err != nil {
+		return err
+	}
+	copied, err := storage.New(ctx, noBlobs{}, database)
+	if err != nil {
+		return errors.Join(err, database.Close())
+	}
+	return errors.Join(copied.Load(ctx, registry, storage.LoadOptions{SameStore: true}), copied.Close())
 }
 
 // openStore is a store that stays open when a registry over it is closed.

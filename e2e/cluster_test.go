@@ -6,7 +6,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -32,6 +34,7 @@ func TestCluster(t *testing.T) {
 	t.Run("two nodes go on with one upload", c.testUploadAtTwo)
 	t.Run("no upload is left on a disk", c.testNothingIsSpooled)
 	t.Run("two collect at once", c.testCollectAtOnce)
+	t.Run("a backup is restored to one machine", c.testBackup)
 	t.Run("a read needs no other node", c.testReadAlone)
 }
 
@@ -219,6 +222,34 @@ func (c *cluster) testCollectAtOnce(t *testing.T) {
 	collectors.Wait()
 	for _, node := range c.nodes {
 		mustRead(t, c.to(node), blobPath("collected/kept", []byte("blob that is kept")), []byte("blob that is kept"))
+	}
+}
+
+// testBackup backs up the cluster while one client pushes, and restores that on files.
+func (c *cluster) testBackup(t *testing.T) {
+	l := &load{t: t, cluster: c, stop: make(chan struct{})}
+	l.each(func(random *rand.Rand, round int) { l.push(c.to(c.nodes[1]), "backups/app", round, random) })
+	eventually(t, "pushes are acknowledged", l.more(20))
+	l.mu.Lock()
+	before := len(l.loaded)
+	l.mu.Unlock()
+	folder := filepath.Join(t.TempDir(), "backup")
+	if stdout, stderr, code := c.nodes[0].registry("backup", folder); code != 0 {
+		t.Fatalf("backup: %s%s", stdout, stderr)
+	}
+	close(l.stop)
+	l.clients.Wait()
+	single := startProcess(t)
+	if stdout, stderr, code := single.registry("restore", folder); code != 0 {
+		t.Fatalf("restore: %s%s", stdout, stderr)
+	}
+	for _, p := range l.loaded[:before] {
+		for path, content := range p.paths() {
+			mustRead(t, single.client(), path, content)
+		}
+	}
+	if stdout, stderr, code := single.registry("verify"); code != 0 {
+		t.Errorf("verify: %s%s", stdout, stderr)
 	}
 }
 

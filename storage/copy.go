@@ -17,19 +17,32 @@ type Snapshotter interface {
 	Snapshot(ctx context.Context, file string) error
 }
 
-// errNoSnapshot is what a database is refused with that cannot be copied.
-var errNoSnapshot = errors.New("this database cannot be copied while it is used; use its own tools")
-
-// Snapshot writes all facts, as they are at one moment, to a new SQLite file.
-func (r *Registry) Snapshot(ctx context.Context, file string) error {
+// Snapshot writes all facts, as they are at one moment, to a new SQLite file. If the database
+// has no way to do so, ok is false: Load reads them as well.
+func (r *Registry) Snapshot(ctx context.Context, file string) (ok bool, err error) {
+	if err := r.FlushPulls(ctx); err != nil {
+		return false, err
+	}
 	database, ok := r.database.Database.(Snapshotter)
 	if !ok {
-		return errNoSnapshot
+		return false, nil
 	}
-	if err := r.FlushPulls(ctx); err != nil {
-		return err
+	return true, database.Snapshot(ctx, file)
+}
+
+// MomentReader is a [Database] that is read as it is at one moment, while it is used.
+type MomentReader interface {
+	// ReadMoment calls f, for which nothing changes.
+	ReadMoment(ctx context.Context, f func(Querier) error) error
+}
+
+// readMoment calls f with the facts as they are at one moment, if the database can, and
+// otherwise with those of many.
+func (r *Registry) readMoment(ctx context.Context, f func(Querier) error) error {
+	if database, ok := r.database.Database.(MomentReader); ok {
+		return database.ReadMoment(ctx, f)
 	}
-	return database.Snapshot(ctx, file)
+	return f(r.database.Read(ctx))
 }
 
 // HoldCollection keeps what this registry's own repositories hold, and bytes that no fact
@@ -221,7 +234,7 @@ type LoadOptions struct {
 // empty, in one step. The bytes must be there, and recorded by RecordBrought unless both
 // have the same store. Blobs whose bytes are lost copies of upstreams' repositories do not
 // hold here, and for this registry's own they are damaged. Nobody may write to the other
-// meanwhile.
+// meanwhile, unless its database is a [MomentReader].
 func (r *Registry) Load(ctx context.Context, from *Registry, options LoadOptions) error {
 	err := r.database.Write(ctx, func(tx Tx) error {
 		if err := checkEmpty(tx); err != nil {
@@ -232,10 +245,16 @@ func (r *Registry) Load(ctx context.Context, from *Registry, options LoadOptions
 				return err
 			}
 		}
-		for _, table := range tables {
-			if err := copyTable(tx, from.database.Read(ctx), table); err != nil {
-				return fmt.Errorf("table %s: %w", table, err)
+		err := from.readMoment(ctx, func(q Querier) error {
+			for _, table := range tables {
+				if err := copyTable(tx, q, table); err != nil {
+					return fmt.Errorf("table %s: %w", table, err)
+				}
 			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 		if !options.SameStore {
 			if _, err := tx.Exec(`UPDATE blobs SET place = coalesce((SELECT place FROM brought WHERE digest = blobs.digest), '')`); err != nil {

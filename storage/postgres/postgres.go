@@ -109,6 +109,21 @@ func (d *Database) Write(ctx context.Context, f func(storage.Tx) error) error {
 	return d.writer.batches.Write(f)
 }
 
+// ReadMoment implements [storage.MomentReader].
+func (d *Database) ReadMoment(ctx context.Context, f func(storage.Querier) error) error {
+	transaction, err := d.db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	if err != nil {
+		return explain(err)
+	}
+	defer func() { _ = transaction.Rollback() }() // it has only read
+	tx := tx{ctx, transaction}
+	// It holds nothing that others wait for, and may wait for who writes what it reads.
+	if _, err := tx.Exec(`SET LOCAL idle_in_transaction_session_timeout = 0`); err != nil {
+		return err
+	}
+	return f(tx)
+}
+
 // Shared implements [storage.Database].
 func (d *Database) Shared() bool { return true }
 
@@ -152,7 +167,8 @@ func (r row) Scan(dest ...any) error { return explain(r.Row.Scan(dest...)) }
 
 // Interface guards
 var (
-	_ storage.Database    = (*Database)(nil)
-	_ storage.Resequencer = (*Database)(nil)
-	_ storage.Row         = row{}
+	_ storage.Database     = (*Database)(nil)
+	_ storage.Resequencer  = (*Database)(nil)
+	_ storage.MomentReader = (*Database)(nil)
+	_ storage.Row          = row{}
 )
