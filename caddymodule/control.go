@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/eblume/caddy-registry/distribution"
 	"github.com/eblume/caddy-registry/storage"
@@ -146,15 +147,33 @@ func newControlClient(ctx context.Context, app *App) (*controlClient, error) {
 		}},
 		close: func() error { return nil },
 	}
-	if conn, err := dialControl(ctx, path); err == nil {
-		return client, conn.Close()
+	for began := time.Now(); ; {
+		if conn, err := dialControl(ctx, path); err == nil {
+			return client, conn.Close()
+		}
+		_, err := app.open()
+		if err == nil {
+			client.close = app.Cleanup
+			return client, nil
+		}
+		if !errors.Is(err, storage.ErrInUse) || time.Since(began) > startPatience {
+			return nil, err
+		}
+		select {
+		case <-time.After(startPause):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
-	if _, err := app.open(); err != nil {
-		return nil, err
-	}
-	client.close = app.Cleanup
-	return client, nil
 }
+
+const (
+	// startPatience is how long it is waited for a server that has the storage and does not
+	// answer: it may be about to start, or to end.
+	startPatience = 10 * time.Second
+	// startPause is how long before it is asked again.
+	startPause = 100 * time.Millisecond
+)
 
 // do makes a request without a body and decodes its answer.
 func (c *controlClient) do(ctx context.Context, method, path string, answer any) error {

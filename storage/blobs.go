@@ -114,8 +114,31 @@ func (r *Registry) DeleteBlob(ctx context.Context, repository string, d digest.D
 // With from empty any repository that readable accepts will do; a nil readable accepts
 // all. ErrBlobUnknown: there is none.
 func (r *Registry) MountBlob(ctx context.Context, repository, from string, d digest.Digest, readable func(repository string) bool) error {
+	nowhere := fmt.Errorf("%w: nowhere to mount %s from", ErrBlobUnknown, d)
+	accept := func(name string) bool { return readable == nil || readable(name) }
+	if from == "" {
+		// There may be many to ask about, for which nobody is to wait who writes.
+		_, h, found, err := findHolder(r.database.Read(ctx), d, func(h holder) bool { return accept(h.name) })
+		if err != nil {
+			return err
+		}
+		if !found {
+			return nowhere
+		}
+		from = h.name
+	} else if !accept(from) {
+		return nowhere
+	}
 	return r.database.Write(ctx, func(tx Tx) error {
-		blob, err := mountSource(tx, from, d, readable)
+		var blob int64
+		err := tx.QueryRow(`
+			SELECT b.id FROM blobs b
+			JOIN repositories r ON r.name = $1
+			JOIN repository_blobs rb ON rb.repository = r.id AND rb.blob = b.id
+			WHERE b.digest = $2 AND b.damaged IS NULL`, from, d.String()).Scan(&blob)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nowhere
+		}
 		if err != nil {
 			return err
 		}
@@ -125,30 +148,6 @@ func (r *Registry) MountBlob(ctx context.Context, repository, from string, d dig
 		}
 		return r.hold(tx, id, blob)
 	})
-}
-
-// mountSource returns the key of a blob if some repository may give it away.
-func mountSource(tx Tx, from string, d digest.Digest, readable func(string) bool) (int64, error) {
-	rows, err := tx.Query(`
-		SELECT b.id, r.name FROM blobs b
-		JOIN repository_blobs rb ON rb.blob = b.id
-		JOIN repositories r ON r.id = rb.repository
-		WHERE b.digest = $1 AND b.damaged IS NULL AND ($2 = '' OR r.name = $2)`, d.String(), from)
-	if err != nil {
-		return 0, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var blob int64
-		var name string
-		if err := rows.Scan(&blob, &name); err != nil {
-			return 0, err
-		}
-		if readable == nil || readable(name) {
-			return blob, nil
-		}
-	}
-	return 0, errors.Join(rows.Err(), fmt.Errorf("%w: nowhere to mount %s from", ErrBlobUnknown, d))
 }
 
 // addBlob records that a repository, a copy of the upstream's unless that is empty,

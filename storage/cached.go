@@ -97,14 +97,17 @@ func (r *Registry) Referenced(ctx context.Context, repository string, d digest.D
 // CachedBlob returns the size of a blob that some copy of the upstream's repositories
 // holds, or ErrBlobUnknown, also if only its bytes are gone.
 func (r *Registry) CachedBlob(ctx context.Context, upstream string, d digest.Digest) (int64, error) {
-	var size int64
+	read := r.database.Read(ctx)
+	id, _, found, err := findHolder(read, d, func(h holder) bool { return h.upstream == upstream })
+	if err != nil {
+		return 0, err
+	}
 	key := BlobKey{Digest: d}
-	err := r.database.Read(ctx).QueryRow(`
-		SELECT b.size, b.place FROM blobs b
-		JOIN repository_blobs rb ON rb.blob = b.id
-		JOIN repositories r ON r.id = rb.repository
-		WHERE b.digest = $1 AND b.damaged IS NULL AND r.upstream = $2 LIMIT 1`, d.String(), upstream).Scan(&size, &key.Place)
-	if errors.Is(err, sql.ErrNoRows) {
+	var size int64
+	if found {
+		err = read.QueryRow(`SELECT size, place FROM blobs WHERE id = $1 AND digest = $2`, id, d.String()).Scan(&size, &key.Place)
+	}
+	if !found || errors.Is(err, sql.ErrNoRows) {
 		return 0, fmt.Errorf("%w: no copy of a repository of %s holds %s", ErrBlobUnknown, upstream, d)
 	}
 	if err != nil {
@@ -122,17 +125,12 @@ func (r *Registry) CachedBlob(ctx context.Context, upstream string, d digest.Dig
 // caller to know.
 func (r *Registry) LinkCached(ctx context.Context, upstream, repository string, d digest.Digest) error {
 	return r.database.Write(ctx, func(tx Tx) error {
-		var blob int64
-		err := tx.QueryRow(`
-			SELECT b.id FROM blobs b
-			JOIN repository_blobs rb ON rb.blob = b.id
-			JOIN repositories r ON r.id = rb.repository
-			WHERE b.digest = $1 AND b.damaged IS NULL AND r.upstream = $2 LIMIT 1`, d.String(), upstream).Scan(&blob)
-		if errors.Is(err, sql.ErrNoRows) {
-			return blobUnknown(repository, d)
-		}
+		blob, _, found, err := findHolder(tx, d, func(h holder) bool { return h.upstream == upstream })
 		if err != nil {
 			return err
+		}
+		if !found {
+			return blobUnknown(repository, d)
 		}
 		id, err := ensureRepository(tx, repository, upstream)
 		if err != nil {

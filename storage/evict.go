@@ -117,16 +117,16 @@ func (r *Registry) evict(ctx context.Context, b idleBlob, keep func(string) bool
 	return size, err
 }
 
-// holder is a repository that holds a blob.
-type holder struct {
-	repository int64
-	name       string
-}
-
+// holdersOf returns all repositories that hold a blob.
 func holdersOf(q Querier, blob int64) ([]holder, error) {
-	rows, err := q.Query(`
-		SELECT r.id, r.name FROM repository_blobs rb JOIN repositories r ON r.id = rb.repository WHERE rb.blob = $1`, blob)
-	return scanAll(rows, err, func(h *holder) []any { return []any{&h.repository, &h.name} })
+	var all []holder
+	for h, err := range eachHolder(q, blob) {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, h)
+	}
+	return all, nil
 }
 
 // Evicted is what EvictIdle removed.

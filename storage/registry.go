@@ -85,7 +85,7 @@ type Remote interface {
 
 // Check returns an error unless facts and bytes can be read.
 func (r *Registry) Check(ctx context.Context) error {
-	if _, err := exists(r.database.Read(ctx).QueryRow(`SELECT 1 FROM repositories LIMIT 1`)); err != nil {
+	if _, err := exists(r.database.Read(ctx).QueryRow(`SELECT 1 FROM repositories WHERE id = 0`)); err != nil {
 		return err
 	}
 	if remote, ok := r.blobs.(Remote); ok {

@@ -291,27 +291,25 @@ type holders struct {
 // them than it takes: all images may share a blob.
 func otherHolders(q Querier, repository, blob int64, upstream string, quotas []Quota) (holders, error) {
 	found := holders{quotas: quotas}
-	rows, err := q.Query(`
-		SELECT r.name, coalesce(r.upstream, '') FROM repository_blobs rb JOIN repositories r ON r.id = rb.repository
-		WHERE rb.blob = $1 AND rb.repository <> $2`, blob, repository)
-	if err != nil {
-		return found, err
-	}
-	defer rows.Close()
-	for rows.Next() && !(found.namespace && len(found.quotas) == 0) {
-		var name, of string
-		if err := rows.Scan(&name, &of); err != nil {
+	for h, err := range eachHolder(q, blob) {
+		if err != nil {
 			return found, err
 		}
-		found.namespace = found.namespace || of == upstream
-		if of != "" {
-			found.copies = true
+		if h.repository == repository {
 			continue
 		}
-		found.own = true
-		found.quotas = slices.DeleteFunc(found.quotas, func(q Quota) bool { return q.Match(name) })
+		found.namespace = found.namespace || h.upstream == upstream
+		if h.upstream != "" {
+			found.copies = true
+		} else {
+			found.own = true
+			found.quotas = slices.DeleteFunc(found.quotas, func(q Quota) bool { return q.Match(h.name) })
+		}
+		if found.namespace && len(found.quotas) == 0 {
+			break
+		}
 	}
-	return found, rows.Err()
+	return found, nil
 }
 
 // addQuota adds to what is counted under a quota, or returns ErrQuota.

@@ -25,6 +25,8 @@ const (
 	// frozenAfter is how long a transaction may stand still, in a process that stopped,
 	// before the server ends it: others wait for it to write.
 	frozenAfter = 10 * time.Second
+	// migrateSeconds is how long a process waits for another that migrates.
+	migrateSeconds = 300
 	// lockedFor is how long a write waits for others before it gives up.
 	lockedFor = 20 * time.Second
 )
@@ -85,8 +87,8 @@ func parse(url string) (*pgx.ConnConfig, error) {
 func milliseconds(d time.Duration) string { return fmt.Sprint(d.Milliseconds()) }
 
 func migrate(ctx context.Context, db *sql.DB) error {
-	// Of processes that start at once, one migrates.
-	locker, err := lock.NewPostgresSessionLocker()
+	// Of processes that start at once, one migrates; others look every second whether it has.
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, migrateSeconds))
 	if err != nil {
 		return err
 	}
