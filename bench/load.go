@@ -36,7 +36,7 @@ func wrk(path string) load {
 	return func(ctx context.Context, t target, clients int, duration time.Duration) (float64, error) {
 		// wrk takes whole seconds.
 		seconds := max(1, int(duration.Round(time.Second).Seconds()))
-		args := []string{"-t1", fmt.Sprintf("-c%d", clients), fmt.Sprintf("-d%ds", seconds), "-H", "Accept: " + manifestType}
+		args := []string{"-t1", fmt.Sprintf("-c%d", clients), fmt.Sprintf("-d%ds", seconds), "--timeout", "30s", "-H", "Accept: " + manifestType}
 		if t.authorization != "" {
 			args = append(args, "-H", "Authorization: "+t.authorization)
 		}

@@ -29,11 +29,12 @@ type settings struct {
 	Pages    int           `json:"pages"`     // how often a page of tags is asked for
 	ColdSize int64         `json:"cold_size"` // bytes of a layer that is pulled through a cache
 	Garbage  int           `json:"garbage"`   // manifests that are collected
+	Scale    int           `json:"scale"`     // manifests that databases have
 }
 
 var (
-	full  = settings{Rounds: 6, Duration: 5 * time.Second, PullSize: 100e6, PushSize: 256e6, Tags: 20_000, PeerTags: 2_000, Pages: 500, ColdSize: 16e6, Garbage: 100_000}
-	quick = settings{Rounds: 1, Duration: time.Second, PullSize: 32e6, PushSize: 32e6, Tags: 1_000, PeerTags: 200, Pages: 50, ColdSize: 2e6, Garbage: 1_000}
+	full  = settings{Rounds: 6, Duration: 5 * time.Second, PullSize: 100e6, PushSize: 256e6, Tags: 20_000, PeerTags: 2_000, Pages: 500, ColdSize: 16e6, Garbage: 100_000, Scale: 100_000}
+	quick = settings{Rounds: 1, Duration: time.Second, PullSize: 32e6, PushSize: 32e6, Tags: 1_000, PeerTags: 200, Pages: 50, ColdSize: 2e6, Garbage: 1_000, Scale: 2_000}
 )
 
 // bench is one run of the command.
@@ -45,6 +46,7 @@ type bench struct {
 	upstream   string                 // the address of what registries cache, or empty
 	global     string                 // options of the registry's app, or empty
 	seed       func(dir string) error // fills its storage before it is started, or nil
+	postgres   string                 // URL of a server, or empty
 	profileDir string
 	peaks      map[string]int64 // the most bytes of memory of each peer
 	results    results
@@ -65,6 +67,8 @@ var measurements = []measurement{
 	{"tags", measureTags},
 	{"cold", measureCold},
 	{"collection", measureCollection},
+	{"nodes", measureNodes},
+	{"scale", measureScale},
 	{"memory", measureMemory}, // last: peaks are of all that was measured before
 }
 
@@ -92,13 +96,15 @@ func run(ctx context.Context) (err error) {
 	rounds := flag.Int("rounds", 0, "how often each peer is measured (default 6, with -quick 1)")
 	tags := flag.Int("tags", 0, "how many tags the registry is given (default 20,000, with -quick 1,000)")
 	peerTags := flag.Int("peer-tags", 0, "how many tags peers are given (default 2,000, with -quick 200)")
+	scale := flag.Int("scale", 0, "how many manifests, of 10 blobs each, databases are filled with (default 100,000, with -quick 2,000)")
+	postgres := flag.String("postgres", "", "`URL` of a PostgreSQL server, as a superuser: what is measured there has databases of its own")
 	garbage := flag.Int("garbage", 0, "how many manifests, of 10 blobs each, are collected (default 100,000, with -quick 1,000)")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
 	}
 
-	b := &bench{settings: full, server: *server, base: *base, profileDir: *profileDir}
+	b := &bench{settings: full, server: *server, base: *base, postgres: *postgres, profileDir: *profileDir}
 	if *isQuick {
 		b.settings = quick
 	}
@@ -106,6 +112,7 @@ func run(ctx context.Context) (err error) {
 	override(&b.Tags, *tags)
 	override(&b.PeerTags, *peerTags)
 	override(&b.Garbage, *garbage)
+	override(&b.Scale, *scale)
 	chosen, err := choose(*only)
 	if err != nil {
 		return err

@@ -94,6 +94,11 @@ func rows(s settings) []row {
 		{"collection", "p50 ms", collection + ", p50 of pushes, ms", 1, "", []versus{{quiet, ""}}},
 		{"collection", "p99 ms", "  p99 of pushes, ms", 1, "", []versus{{quiet, "≤ 2"}}},
 		{"collection", "s", "  all of it, s", 1, "", []versus{{quiet, ""}}},
+		{"nodes", "requests/s", fmt.Sprintf("manifest GET by tag, %d nodes on PostgreSQL, %d clients, requests/s", nodes, manifestClients), 0, "", []versus{{oneNode, "≥ 2.5 where it has the cores"}, {onFile, ""}}},
+		{"nodes", "CPU µs/request", "  their CPU, µs a request", 1, "", []versus{{oneNode, ""}, {onFile, ""}}},
+		{"scale", "p99 ms", fmt.Sprintf("slowest query of the API, %d manifests, %d blobs, p99, ms", s.Scale, s.Scale*blobsPerManifest), 2, "≤ 5", []versus{{postgresPeer, ""}}},
+		{"scale", "p50 ms", "  p50 of the query in the middle, ms", 3, "", []versus{{postgresPeer, ""}}},
+		{"scale", "GB", "  size of the database, GB", 1, "", []versus{{postgresPeer, ""}}},
 		{"memory", "idle MB", "resident memory, idle, MB", 0, "bare Caddy + 30", []versus{{bareCaddy, ""}, {distribution, ""}, {nginx, ""}}},
 		{"memory", "peak MB", "  peak of all that was measured, MB", 0, "bare Caddy + 100", []versus{{distribution, ""}, {nginx, ""}}},
 	}

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/eblume/caddy-registry/bench/scale"
 	"github.com/eblume/caddy-registry/storage"
 	"github.com/eblume/caddy-registry/storage/filesystem"
 	"github.com/eblume/caddy-registry/storage/postgres"
@@ -44,6 +45,45 @@ func TestPostgres(t *testing.T) {
 			}
 		})
 	})
+}
+
+// TestEveryQueryOfTheAPIUsesAnIndex of PostgreSQL.
+func TestEveryQueryOfTheAPIUsesAnIndex(t *testing.T) {
+	p := newPostgres(t)
+	p.start()
+	database, err := postgres.Open(t.Context(), p.newDatabase(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := scale.Size{Repositories: 100}
+	if err := scale.Fill(t.Context(), database, size); err != nil {
+		t.Fatal(err)
+	}
+	err = database.Write(t.Context(), func(tx storage.Tx) error {
+		_, err := tx.Exec("ANALYZE")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	blobs, err := filesystem.Open(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	recorder, err := scale.Measure(t.Context(), blobs, database, size, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer recorder.Close()
+	plans, err := recorder.Plans(t.Context(), scale.PostgreSQL)
+	if err != nil || len(plans) < 50 {
+		t.Fatalf("%d plans, %v", len(plans), err)
+	}
+	for _, plan := range plans {
+		for _, table := range plan.Scanned {
+			t.Errorf("%s is read from one end to the other by\n%s\n%s", table, plan.Statement.Text, strings.Join(plan.Lines, "\n"))
+		}
+	}
 }
 
 // onPostgres is a registry as it is usually served, with its facts in PostgreSQL.
