@@ -3,7 +3,10 @@
 package e2e
 
 import (
+	"fmt"
 	"net/http"
+	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,7 +34,7 @@ func startCluster(t *testing.T, change ...string) *cluster {
 	c.objects.start()
 	c.bucket = c.objects.newBucket(t)
 	config := replaced(t, exampleFile(t, "cluster/Caddyfile"), append([]string{
-		"{$NODE_ADDRESS:localhost:5050}", "127.0.0.1:{$PORT}",
+		"{$NODE_ADDRESS:localhost:5051}", "127.0.0.1:{$PORT}",
 		"{$REGISTRY_SPOOL:/var/lib/registry}", "{$STORAGE}",
 		"\t\tupstream docker.io\n", "\t\tupstream docker.io {\n\t\t\turl " + c.up.URL() + "\n\t\t}\n",
 	}, change...)...)
@@ -48,7 +51,7 @@ func startCluster(t *testing.T, change ...string) *cluster {
 		c.nodes = append(c.nodes, p)
 		addresses = append(addresses, "127.0.0.1:"+p.port)
 	}
-	balancer := replaced(t, exampleFile(t, "cluster/balancer.Caddyfile"), "{$BALANCER_ADDRESS:localhost:5000}", "127.0.0.1:{$PORT}",
+	balancer := replaced(t, exampleFile(t, "cluster/balancer.Caddyfile"), "{$BALANCER_ADDRESS:localhost:5050}", "127.0.0.1:{$PORT}",
 		"health_interval 5s", "health_interval 200ms", "health_timeout 5s", "health_timeout 1s")
 	c.front = newProcess(t, balancer)
 	c.front.env = []string{"NODES=" + strings.Join(addresses, " ")}
@@ -85,4 +88,41 @@ func (c *cluster) with(p *process, key string) sender {
 func (p *process) freeze() (thaw func()) {
 	_ = p.cmd.Process.Signal(syscall.SIGSTOP)
 	return func() { _ = p.cmd.Process.Signal(syscall.SIGCONT) }
+}
+
+// connectedTo returns the ports to which a server has connections on this machine.
+func (p *process) connectedTo() map[string]bool {
+	p.t.Helper()
+	proc := fmt.Sprintf("/proc/%d/", p.cmd.Process.Pid)
+	descriptors, err := os.ReadDir(proc + "fd")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	sockets := make(map[string]bool) // by inode
+	for _, fd := range descriptors {
+		// One that was closed meanwhile is none.
+		if link, err := os.Readlink(proc + "fd/" + fd.Name()); err == nil {
+			sockets[strings.TrimSuffix(strings.TrimPrefix(link, "socket:["), "]")] = true
+		}
+	}
+	to := make(map[string]bool)
+	for _, table := range []string{"net/tcp", "net/tcp6"} {
+		content, err := os.ReadFile(proc + table)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		for line := range strings.Lines(string(content)) {
+			fields := strings.Fields(line) // 2 is the remote address, 9 the inode: proc(5)
+			if len(fields) < 10 || !sockets[fields[9]] {
+				continue
+			}
+			_, hex, _ := strings.Cut(fields[2], ":")
+			port, err := strconv.ParseUint(hex, 16, 16)
+			if err != nil {
+				p.t.Fatal(err)
+			}
+			to[strconv.FormatUint(port, 10)] = true
+		}
+	}
+	return to
 }

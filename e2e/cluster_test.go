@@ -254,7 +254,7 @@ func (c *cluster) testBackup(t *testing.T) {
 }
 
 // testReadAlone stops all other nodes: what a node reads it asks only the database and the
-// bucket for.
+// bucket for, and it is connected to nobody else.
 func (c *cluster) testReadAlone(t *testing.T) {
 	manifest := mustPush(t, c.to(c.nodes[1]), "alone/app", "v1", []byte("blob for one node"))
 	for _, node := range c.nodes[1:] {
@@ -263,5 +263,14 @@ func (c *cluster) testReadAlone(t *testing.T) {
 	for range 100 {
 		mustRead(t, c.to(c.nodes[0]), "/v2/alone/app/manifests/v1", manifest)
 		mustRead(t, c.to(c.nodes[0]), blobPath("alone/app", []byte("blob for one node")), []byte("blob for one node"))
+	}
+	to := c.nodes[0].connectedTo()
+	if !to[c.db.port] {
+		t.Errorf("the node is connected to the ports %v, and not to the database's", to)
+	}
+	for _, node := range c.nodes[1:] {
+		if to[node.port] {
+			t.Error("the node is connected to another one")
+		}
 	}
 }

@@ -53,7 +53,9 @@ func TestCommandsInTheDocsWork(t *testing.T) {
 	if !alone(t, docsHosts) {
 		return
 	}
-	d := newDocs(t)
+	d, db, objects := newDocs(t), newPostgres(t), newS3(t)
+	db.start()
+	objects.start()
 	ran := map[string]bool{
 		"CONTRIBUTING.md":             true, // these are the checks themselves
 		"examples/blumeops/README.md": true, // TestHouse does that
@@ -67,6 +69,7 @@ func TestCommandsInTheDocsWork(t *testing.T) {
 		{file: "README.md", before: "curl() { command curl -fsS \"$@\"; }", change: []string{
 			"registry gc --dry-run", "registry gc --dry-run; mkdir -p /mnt/backup", "/var/lib/zot", "./zot",
 			"--digest sha256:…", "--digest $(caddy registry tags team/app --history --json | jq -r .digest | head -n 1)",
+			"--to examples/cluster/Caddyfile", "--to empty/Caddyfile",
 		}},
 		{file: "docs/tutorial.md", hasTold: true, change: []string{
 			"go run ./cmd/caddy reload", "sed -i '/anonymous read/a group ci read create' Caddyfile; go run ./cmd/caddy reload",
@@ -87,6 +90,10 @@ func TestCommandsInTheDocsWork(t *testing.T) {
 		{file: "examples/private/README.md"},
 		{file: "examples/mirror/README.md"},
 		{file: "examples/monitoring/README.md"},
+		{file: "examples/cluster/README.md", change: []string{
+			"postgres://registry@localhost:5432/registry", db.newDatabase(t), "http://localhost:7070", objects.url(),
+			"S3_BUCKET=images", "S3_BUCKET=" + objects.newBucket(t),
+		}},
 		{file: "examples/tls/README.md", change: []string{"./caddy ", "caddy "}},
 	} {
 		ran[tt.file] = true

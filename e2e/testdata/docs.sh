@@ -4,12 +4,12 @@ set -eu -o pipefail
 : >pids
 trap 'kill $(cat pids) 2>/dev/null || true; wait' EXIT
 
-# serve starts a server and returns when that answers.
+# serve starts a server and returns when that answers. A node of a cluster says where it is.
 serve() {
 	"$CADDY" run "$@" >>server.log 2>&1 &
 	echo $! >>pids
 	for _ in $(seq 600); do
-		if curl -fsSk -o /dev/null http://localhost:5050/livez 2>/dev/null || curl -fsSk -o /dev/null https://registry.example.com/livez 2>/dev/null; then
+		if curl -fsSk -o /dev/null "http://${NODE_ADDRESS:-localhost:5050}/livez" 2>/dev/null || curl -fsSk -o /dev/null https://registry.example.com/livez 2>/dev/null; then
 			root="$HOME/.local/share/caddy/pki/authorities/local/root.crt"
 			if [ -f "$root" ]; then cat "$root" >>"$AUTHORITIES"; fi
 			return
