@@ -301,7 +301,7 @@ func copyTable(tx Tx, from Querier, table string) error {
 	if err != nil {
 		return err
 	}
-	into := inserter{tx: tx, table: table, columns: columns}
+	into := NewInserter(tx, table, columns...)
 	var copied int64
 	for ; rows.Next(); copied++ {
 		row, fields := make([]any, len(columns)), make([]any, len(columns))
@@ -311,11 +311,11 @@ func copyTable(tx Tx, from Querier, table string) error {
 		if err := rows.Scan(fields...); err != nil {
 			return err
 		}
-		if err := into.add(row); err != nil {
+		if err := into.Add(row...); err != nil {
 			return err
 		}
 	}
-	if err := errors.Join(rows.Err(), into.flush()); err != nil {
+	if err := errors.Join(rows.Err(), into.Flush()); err != nil {
 		return err
 	}
 	var found int64
@@ -329,59 +329,3 @@ func copyTable(tx Tx, from Querier, table string) error {
 }
 
 var errMiscopied = errors.New("copying went wrong")
-
-const (
-	// insertRows is how many rows are inserted by one statement: a server elsewhere takes
-	// the time of a way there and back for each.
-	insertRows = 100
-	// insertBytes is how many bytes of content they may have, but for the last.
-	insertBytes = 1 << 20
-)
-
-// inserter inserts rows into a table, many at a time.
-type inserter struct {
-	tx      Tx
-	table   string
-	columns []string
-
-	values []any // of the rows that wait
-	rows   int
-	bytes  int
-}
-
-func (i *inserter) add(row []any) error {
-	i.values = append(i.values, row...)
-	i.rows++
-	for _, value := range row {
-		if content, ok := value.([]byte); ok {
-			i.bytes += len(content)
-		}
-	}
-	if i.rows < insertRows && i.bytes < insertBytes {
-		return nil
-	}
-	return i.flush()
-}
-
-func (i *inserter) flush() error {
-	if i.rows == 0 {
-		return nil
-	}
-	var statement strings.Builder
-	fmt.Fprintf(&statement, "INSERT INTO %s (%s) VALUES ", i.table, strings.Join(i.columns, ", "))
-	for n := range i.values {
-		switch {
-		case n == 0:
-			statement.WriteString("(")
-		case n%len(i.columns) == 0:
-			statement.WriteString("), (")
-		default:
-			statement.WriteString(", ")
-		}
-		fmt.Fprintf(&statement, "$%d", n+1)
-	}
-	statement.WriteString(")")
-	_, err := i.tx.Exec(statement.String(), i.values...)
-	i.values, i.rows, i.bytes = i.values[:0], 0, 0
-	return err
-}

@@ -13,9 +13,7 @@ import (
 )
 
 const (
-	// rowsAtOnce is how many rows a statement inserts.
-	rowsAtOnce = 200
-	// rowsPerCommit is how many a transaction does.
+	// rowsPerCommit is how many rows a transaction inserts.
 	rowsPerCommit = 50_000
 	// keys is how many API keys there are.
 	keys = 10_000
@@ -93,10 +91,14 @@ func (f *filler) flush(all bool) {
 			}
 		}
 		for _, r := range f.tables {
-			for values := range slices.Chunk(r.values, rowsAtOnce*len(r.columns)) {
-				if _, err := tx.Exec(r.insert(len(values)), values...); err != nil {
+			into := storage.NewInserter(tx, r.table, r.columns...)
+			for row := range slices.Chunk(r.values, len(r.columns)) {
+				if err := into.Add(row...); err != nil {
 					return fmt.Errorf("table %s: %w", r.table, err)
 				}
+			}
+			if err := into.Flush(); err != nil {
+				return fmt.Errorf("table %s: %w", r.table, err)
 			}
 		}
 		return nil
@@ -107,25 +109,6 @@ func (f *filler) flush(all bool) {
 	if all {
 		f.tables = nil
 	}
-}
-
-// insert is the statement for some values.
-func (r *rows) insert(values int) string {
-	var s strings.Builder
-	fmt.Fprintf(&s, "INSERT INTO %s (%s) VALUES ", r.table, strings.Join(r.columns, ", "))
-	for n := range values {
-		switch {
-		case n == 0:
-			s.WriteString("(")
-		case n%len(r.columns) == 0:
-			s.WriteString("), (")
-		default:
-			s.WriteString(", ")
-		}
-		fmt.Fprintf(&s, "$%d", n+1)
-	}
-	s.WriteString(")")
-	return s.String()
 }
 
 func (f *filler) blobs() {
