@@ -44,7 +44,8 @@ type Registry struct {
 const orphansTimeout = 10 * time.Second
 
 // New returns the registry over bytes and facts, which it owns from now on, and removes
-// uploads that a crash left without a fact. A store that cannot be reached is no error.
+// uploads that a crash left without a fact, for a while. A store that cannot be reached is
+// no error.
 func New(ctx context.Context, blobs BlobStore, database Database) (*Registry, error) {
 	gate := &gate{Database: database}
 	r := &Registry{
@@ -61,7 +62,8 @@ func New(ctx context.Context, blobs BlobStore, database Database) (*Registry, er
 	}
 	ctx, cancel := context.WithTimeout(ctx, orphansTimeout)
 	defer cancel()
-	if err := r.DiscardOrphans(ctx); err != nil && !errors.Is(err, ErrUnavailable) {
+	// What was not looked at in that time is later.
+	if err := r.DiscardOrphans(ctx); err != nil && !errors.Is(err, ErrUnavailable) && !errors.Is(err, context.DeadlineExceeded) {
 		return nil, fmt.Errorf("cleaning up uploads: %w", err)
 	}
 	return r, nil
