@@ -63,8 +63,19 @@ func TestDeletedTagsAreListedAndRestored(t *testing.T) {
 	}
 }
 
+// awaitCollection returns when the server has collected, as a new one does at its start.
+func awaitCollection(t *testing.T, file string) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !strings.Contains(do(t, file, "stats", "--json"), `"collected":`); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing was collected")
+		}
+	}
+}
+
 func TestGarbageIsCollectedByACommandAsConfigured(t *testing.T) {
 	s, file := upkeepSite(t, "gc {\ndelay 1s\n}\nretention team/** {\nkeep_tags v2\n}")
+	awaitCollection(t, file)
 	s.putIndex("team/app", "v1", "1")
 	s.putIndex("team/app", "v2", "2")
 	s.putIndex("other", "v1", "1")
@@ -173,6 +184,7 @@ func TestEverythingIsMoved(t *testing.T) {
 	if out, err := command(t, "migrate", "--from", file, "--to", file); err == nil || !strings.Contains(err.Error(), "there already") {
 		t.Errorf("to where it is: %s, %v", out, err)
 	}
+	time.Sleep(1100 * time.Millisecond) // whoever reads what no manifest names has that written down then
 	if out := do(t, file, "migrate", "--to", to); !strings.Contains(out, "moved 1 blob (7 B) of 1") {
 		t.Errorf("migrate: %s", out)
 	}

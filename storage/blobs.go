@@ -60,7 +60,7 @@ func (r *Registry) keepUnreferenced(ctx context.Context, repository string, d di
 			WHERE repository = $2 AND blob = (SELECT id FROM blobs WHERE digest = $3) AND unreferenced IS NOT NULL`, now(), id, d.String())
 		return err
 	})
-	if errors.Is(err, ErrFull) {
+	if errors.Is(err, ErrFull) || errors.Is(err, ErrMoving) {
 		return nil // it can be read; that it may go sooner does less harm
 	}
 	return err

@@ -110,6 +110,13 @@ func (v *View) OpenBlob(ctx context.Context, repository string, d digest.Digest)
 
 // fetchBlob returns a blob that is not here, or errEnded if it may be by now.
 func (v *View) fetchBlob(ctx context.Context, d digest.Digest) (io.ReadSeekCloser, int64, error) {
+	if v.cache.registry.Moving() {
+		size, err := v.mayAsk(ctx, d)
+		if err != nil {
+			return nil, 0, err
+		}
+		return v.passThrough(ctx, v.source(d, size))
+	}
 	t, total, err := v.transfer(ctx, d)
 	if errors.Is(err, errOverflow) {
 		return v.passThrough(ctx, v.source(d, t.size))
@@ -192,7 +199,8 @@ func unless(expected, err error) error {
 	return err
 }
 
-// passThrough returns a blob that is not kept, since the disk cannot take it.
+// passThrough returns a blob that is not kept, since the disk cannot take it, or the registry
+// is being moved.
 func (v *View) passThrough(ctx context.Context, source blobSource) (io.ReadSeekCloser, int64, error) {
 	c := v.cache
 	ctx, cancel := context.WithCancel(ctx)

@@ -169,6 +169,29 @@ func TestPassingThroughKeepsErrorsMeaning(t *testing.T) {
 	s.wantNothingLeft()
 }
 
+// TestARegistryThatIsMovedServesAll of what it has and of what it has not, and keeps nothing.
+func TestARegistryThatIsMovedServesAll(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, setup{})
+	kept := s.up().AddImage(first, "kept", upstreamtest.Bytes(1, mega))
+	s.get(manifestPath(first, "kept")).want(t, http.StatusOK, kept.Manifest.Content)
+	s.get(blobPath(first, kept.Layers[0])).want(t, http.StatusOK, kept.Layers[0].Content)
+	s.await("the blob is kept", func() bool { return s.kept(first, kept.Layers[0].Digest) })
+	defer s.registry.Freeze()()
+	cold := s.up().AddImage(first, "cold", upstreamtest.Bytes(2, mega))
+	for range 2 {
+		for tag, image := range map[string]upstreamtest.Image{"kept": kept, "cold": cold} {
+			s.get(manifestPath(first, tag)).want(t, http.StatusOK, image.Manifest.Content)
+			for _, blob := range image.Blobs() {
+				s.get(blobPath(first, blob)).want(t, http.StatusOK, blob.Content)
+			}
+		}
+	}
+	if s.kept(first, cold.Layers[0].Digest) {
+		t.Error("something was kept")
+	}
+}
+
 func TestTheCacheGivesWayToFreeSpace(t *testing.T) {
 	d := newDisk(1<<40, nil)
 	s := newSite(t, setup{blobs: d.open, minFree: 10 * mega})

@@ -69,15 +69,15 @@ func (v *View) getManifest(ctx context.Context, ref storage.Reference) (*storage
 	return m, err
 }
 
-// keepManifest makes a manifest part of the copy. That there is no room for it is no
-// reason not to serve it.
+// keepManifest makes a manifest part of the copy. That there is no room for it, or that the
+// registry is being moved, is no reason not to serve it.
 func (v *View) keepManifest(ctx context.Context, m *storage.Manifest, tag string) error {
 	c := v.cache
 	err := c.registry.PutCached(ctx, c.Name, v.mapped.Repository, m, tag)
 	if errors.Is(err, storage.ErrFull) && c.Room.make(ctx, roomStep) {
 		err = c.registry.PutCached(ctx, c.Name, v.mapped.Repository, m, tag)
 	}
-	if errors.Is(err, storage.ErrFull) {
+	if errors.Is(err, storage.ErrFull) || errors.Is(err, storage.ErrMoving) {
 		c.Log.Warn("a manifest cannot be kept", "repository", v.mapped.Repository, "digest", m.Digest, "error", err)
 		for _, d := range m.Required {
 			c.unkept.Add(v.mapped.Repository+" "+d.String(), struct{}{})
