@@ -103,9 +103,15 @@ func ParseManifest(contentType string, content []byte, algorithm digest.Algorith
 		}
 	}
 	if isIndex(mediaType) {
-		return m, m.readIndex(&fields)
+		err = m.readIndex(&fields)
+	} else {
+		err = m.readImage(&fields)
 	}
-	return m, m.readImage(&fields)
+	if err == nil && strings.ContainsRune(m.ArtifactType, 0) {
+		// No database but SQLite has such text.
+		err = fmt.Errorf("%w: its artifactType, or its config's mediaType, has a character of code 0", ErrManifestInvalid)
+	}
+	return m, err
 }
 
 func (m *Manifest) readIndex(fields *manifestFields) error {
