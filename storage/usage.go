@@ -31,21 +31,26 @@ const (
 )
 
 // SetQuotas makes quotas those that pushes are held to from now on. What they are to
-// count is counted once; that takes a while if there is much.
+// count is counted once, or each time if other processes may have other quotas and do not
+// count for these; that takes a while if there is much.
 func (r *Registry) SetQuotas(ctx context.Context, quotas []Quota) error {
 	r.quotas.Store(&quotas)
 	wanted := make(map[string]bool, len(quotas))
 	for _, q := range quotas {
 		wanted[usageQuota+q.Name] = true
 	}
-	known, err := scanStrings(r.database.Read(ctx).Query(`SELECT name FROM usage WHERE name LIKE 'quota %'`))
-	if err != nil {
-		return err
-	}
-	return r.database.Write(ctx, func(tx Tx) error {
+	return unlessMoving(r.database.Write(ctx, func(tx Tx) error {
+		known, err := scanStrings(tx.Query(`SELECT name FROM usage WHERE name LIKE 'quota %'`))
+		if err != nil {
+			return err
+		}
 		for _, name := range known {
 			// One that nobody keeps up to date would be wrong when it is wanted again.
-			if !wanted[name] {
+			stale := !wanted[name]
+			if r.Shared() {
+				stale = wanted[name] // since others may not have kept it so, as they may other ones
+			}
+			if stale {
 				if _, err := tx.Exec(`DELETE FROM usage WHERE name = $1`, name); err != nil {
 					return err
 				}
@@ -57,7 +62,7 @@ func (r *Registry) SetQuotas(ctx context.Context, quotas []Quota) error {
 			}
 		}
 		return nil
-	})
+	}))
 }
 
 // countQuota counts what a quota is for, unless that is known.
