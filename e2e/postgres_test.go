@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/eblume/caddy-registry/bench/scale"
 	"github.com/eblume/caddy-registry/storage"
@@ -173,4 +174,64 @@ func atLeast(n, want int) error {
 		return fmt.Errorf("%d, want %d", n, want)
 	}
 	return nil
+}
+
+// TestLocksGoWithTheirHolders and with nobody else.
+func TestLocksGoWithTheirHolders(t *testing.T) {
+	p := newPostgres(t)
+	p.start()
+	url := p.newDatabase(t)
+	open := func() *postgres.Database {
+		database, err := postgres.Open(t.Context(), url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { database.Close() })
+		return database
+	}
+	first, second := open(), open()
+	unlock, err := first.Lock(t.Context(), "collect")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Who is no longer waiting does not get it.
+	for range 20 {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		if _, err := second.Lock(ctx, "collect"); err == nil {
+			t.Error("two have the lock")
+		}
+		cancel()
+	}
+	unlock()
+	held := func() (n int) {
+		t.Helper()
+		err := second.Read(t.Context()).QueryRow(`SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'`).Scan(&n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	eventually(t, "nobody has it", func() error {
+		if n := held(); n > 0 {
+			return fmt.Errorf("%d have it", n)
+		}
+		return nil
+	})
+	// Who has it loses it with the connection, and others get it.
+	lost, err := first.Lock(t.Context(), "collect")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.exec(`SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'`); err != nil {
+		t.Fatal(err)
+	}
+	got, err := second.Lock(t.Context(), "collect")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost() // does not take it from who has it now
+	if n := held(); n != 1 {
+		t.Errorf("%d have the lock", n)
+	}
+	got()
 }

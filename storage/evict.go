@@ -135,10 +135,20 @@ type Evicted struct {
 	Bytes     int64 // of blobs
 }
 
+// evictionPatience is how long another server is waited for that makes room.
+const evictionPatience = 5 * time.Second
+
 // HoldEviction makes the caller the only one of all servers who makes room, until release
-// is called: together they would make too much.
+// is called: together they would make too much. One that takes long, or stands still, is not
+// waited for: too much does less harm.
 func (r *Registry) HoldEviction(ctx context.Context) (release func(), err error) {
-	return r.alone(ctx, r.evicting, "evict")
+	waiting, cancel := context.WithTimeout(ctx, evictionPatience)
+	defer cancel()
+	release, err = r.alone(waiting, r.evicting, "evict")
+	if waiting.Err() != nil && ctx.Err() == nil {
+		return func() {}, nil
+	}
+	return release, err
 }
 
 // EvictIdle removes blobs that only copies hold, and manifests of copies with their tags,

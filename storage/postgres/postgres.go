@@ -44,17 +44,10 @@ func Open(ctx context.Context, url string) (*Database, error) {
 	if err != nil {
 		return nil, err
 	}
-	for name, value := range map[string]string{
-		"application_name":                    "caddy-registry",
-		"idle_in_transaction_session_timeout": milliseconds(frozenAfter),
-		"lock_timeout":                        milliseconds(lockedFor),
-		"synchronous_commit":                  "on",
-	} {
-		if config.RuntimeParams[name] == "" {
-			config.RuntimeParams[name] = value
-		}
+	if config.RuntimeParams["application_name"] == "" {
+		config.RuntimeParams["application_name"] = "caddy-registry"
 	}
-	db := stdlib.OpenDB(*config)
+	db := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(set))
 	db.SetMaxOpenConns(maxConnections)
 	db.SetMaxIdleConns(maxConnections)
 	db.SetConnMaxIdleTime(idleFor)
@@ -62,6 +55,23 @@ func Open(ctx context.Context, url string) (*Database, error) {
 		return nil, errors.Join(fmt.Errorf("bringing it to the schema of today: %w", err), db.Close())
 	}
 	return &Database{db: db, writer: newWriter(db)}, nil
+}
+
+// set sets what a connection is to have, unless its URL does: by a statement, since a pooler in
+// between refuses what it does not know when it is connected to.
+func set(ctx context.Context, conn *pgx.Conn) error {
+	var names, values []string
+	for name, value := range map[string]string{
+		"idle_in_transaction_session_timeout": milliseconds(frozenAfter),
+		"lock_timeout":                        milliseconds(lockedFor),
+		"synchronous_commit":                  "on",
+	} {
+		if conn.Config().RuntimeParams[name] == "" {
+			names, values = append(names, name), append(values, value)
+		}
+	}
+	_, err := conn.Exec(ctx, `SELECT set_config(name, value, false) FROM unnest($1::text[], $2::text[]) AS setting (name, value)`, names, values)
+	return err
 }
 
 // Name returns what a database is called: where it is and as whom it is asked, without a
@@ -86,7 +96,17 @@ func parse(url string) (*pgx.ConnConfig, error) {
 
 func milliseconds(d time.Duration) string { return fmt.Sprint(d.Milliseconds()) }
 
+// minVersion is the oldest server that ends sessions that stand still.
+const minVersion = 14
+
 func migrate(ctx context.Context, db *sql.DB) error {
+	var version int
+	if err := db.QueryRowContext(ctx, `SELECT current_setting('server_version_num')::int / 10000`).Scan(&version); err != nil {
+		return err
+	}
+	if version < minVersion {
+		return fmt.Errorf("the server is PostgreSQL %d, and must be %d or newer", version, minVersion)
+	}
 	// Of processes that start at once, one migrates; others look every second whether it has.
 	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, migrateSeconds))
 	if err != nil {
