@@ -33,7 +33,7 @@ func (s *Store) Check(ctx context.Context) error {
 
 // Probe implements [storage.Remote], with an object of its own.
 func (s *Store) Probe(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	probing, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	p := probe{store: s, name: s.options.Prefix + "probe/" + newPlace(), content: []byte("caddy-registry asks what this service can do")}
 	steps := []step{
@@ -47,8 +47,8 @@ func (s *Store) Probe(ctx context.Context) error {
 	}
 	steps = append(steps, step{"delete an object", p.remove})
 	for _, step := range steps {
-		if err := step.try(ctx); err != nil {
-			_ = p.remove(ctx) // what may be there
+		if err := step.try(probing); err != nil {
+			p.cleanUp(ctx)
 			return fmt.Errorf("bucket %s: cannot %s: %w", s.options.Bucket, step.what, explain(err))
 		}
 	}
@@ -124,6 +124,13 @@ func (p *probe) presigned(ctx context.Context) error {
 }
 
 func (p *probe) remove(ctx context.Context) error { return p.store.remove(ctx, p.name) }
+
+// cleanUp removes what may be there, whatever has become of who asked.
+func (p *probe) cleanUp(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTimeout)
+	defer cancel()
+	_ = p.remove(ctx)
+}
 
 func compare(body io.ReadCloser, want []byte) error {
 	defer body.Close()

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
@@ -87,6 +88,7 @@ func Open(ctx context.Context, options Options) (*Store, error) {
 	}
 	client := s3.NewFromConfig(loaded, func(o *s3.Options) {
 		o.UsePathStyle = options.PathStyle
+		o.Retryer = retry.AddWithErrorCodes(o.Retryer, conflicts...)
 		if options.Endpoint != "" {
 			o.BaseEndpoint = &options.Endpoint
 		}
@@ -104,6 +106,10 @@ func Open(ctx context.Context, options Options) (*Store, error) {
 		process: uuid.NewString(),
 	}, nil
 }
+
+// conflicts are what a service answers that is doing something else there. No two requests
+// write one object, but a service that keeps objects as files may be removing its folder.
+var conflicts = []string{"OperationAborted", "ExistingObjectIsDirectory"}
 
 const (
 	// partSize is what of an object is sent with one request.

@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
@@ -82,6 +84,35 @@ func TestEncryptionIsAskedFor(t *testing.T) {
 	want := map[asked]bool{{http.MethodPut, "aws:kms", "key"}: true, {http.MethodPost, "aws:kms", "key"}: true}
 	if !maps.Equal(seen, want) {
 		t.Errorf("asked for %v, want %v", seen, want)
+	}
+}
+
+// TestConflictsAreTriedAgain with a service that is removing the folder of an object at first.
+func TestConflictsAreTriedAgain(t *testing.T) {
+	var requests atomic.Int32
+	var got string
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if requests.Add(1) == 1 {
+			w.WriteHeader(http.StatusConflict)
+			_, _ = io.WriteString(w, `<Error><Code>ExistingObjectIsDirectory</Code></Error>`)
+			return
+		}
+		content, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		got = string(content)
+	}))
+	defer service.Close()
+	s, err := Open(t.Context(), Options{
+		Bucket: "bucket", Endpoint: service.URL, PathStyle: true, AccessKeyID: "id", SecretAccessKey: "secret", Spool: t.TempDir(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.put(t.Context(), "name", strings.NewReader("content")); err != nil || got != "content" {
+		t.Errorf("%q, %v", got, err)
 	}
 }
 
