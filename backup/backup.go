@@ -128,17 +128,9 @@ func snapshot(ctx context.Context, registry *storage.Registry, file string) erro
 	if err != nil {
 		return err
 	}
-	copied, err := storage.New(ctx, noBlobs{}, database)
-	if err != nil {
-		return errors.Join(err, database.Close())
-	}
+	copied := storage.New(noBlobs{}, database)
 	return errors.Join(copied.Load(ctx, registry, storage.LoadOptions{SameStore: true}), copied.Close())
 }
-
-// openStore is a store that stays open when a registry over it is closed.
-type openStore struct{ *filesystem.Store }
-
-func (openStore) Close() error { return nil }
 
 // withRegistry calls f with the registry that a database file and a store make.
 func withRegistry(ctx context.Context, store *filesystem.Store, file string, f func(*storage.Registry) error) error {
@@ -147,10 +139,7 @@ func withRegistry(ctx context.Context, store *filesystem.Store, file string, f f
 		return err
 	}
 	defer os.Remove(file + ".lock")
-	registry, err := storage.New(ctx, openStore{store}, database)
-	if err != nil {
-		return errors.Join(err, database.Close())
-	}
+	registry := storage.New(storage.Borrow(store), database)
 	return errors.Join(f(registry), registry.Close())
 }
 

@@ -40,10 +40,7 @@ func open(t *testing.T, dir string) *registry {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := storage.New(t.Context(), blobs, database)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := storage.New(blobs, database)
 	t.Cleanup(func() { r.Close() }) // tests close it too
 	return &registry{r, t, dir}
 }

@@ -20,10 +20,10 @@ type bringer struct {
 	// open returns the bytes of a blob.
 	open func(context.Context, digest.Digest) (io.ReadCloser, error)
 
-	again bool                   // what has no right bytes now is brought later
+	again bool                   // what has no right bytes now may have them later
 	come  []storage.BlobKey      // not recorded yet
 	lost  []storage.StoredBlob   // that there are no right bytes of
-	seen  map[digest.Digest]bool // brought, or known to be damaged
+	seen  map[digest.Digest]bool // brought
 }
 
 // bringAll brings all blobs that the source has now and that it has not brought yet.
@@ -47,7 +47,10 @@ func (b *bringer) bring(ctx context.Context, blob storage.StoredBlob) error {
 		return nil
 	}
 	if blob.Damaged {
-		return b.arrived(ctx, blob, storage.BlobKey{}) // that it is missing is known
+		if !b.again {
+			b.count(blob, false) // that it is missing is known
+		}
+		return nil
 	}
 	has, err := b.to.IsBrought(ctx, blob)
 	if err != nil {
@@ -88,7 +91,7 @@ func (b *bringer) arrived(ctx context.Context, blob storage.StoredBlob, key stor
 	if !due {
 		return nil
 	}
-	return b.record(ctx)
+	return b.record(context.WithoutCancel(ctx)) // what has come is there, whoever has left
 }
 
 // lose tells of a blob that cannot be brought.

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -18,12 +19,16 @@ type MigrateOptions struct {
 	Report storage.Report
 }
 
+// ErrUndecided means that a registry stays frozen, since nobody knows whether all that it has
+// was moved: who finds out has it stay, or not.
+var ErrUndecided = errors.New("pushes are still refused, since it cannot be told whether all was moved: start a server on the new one and look, or undo the move")
+
 // Migrate fills an empty registry with what another one has, which may be served. While the
-// bytes are brought everything goes on; then the other one takes nothing any more, and only
-// serves what it has, so that nothing is acknowledged that the new one lacks. It stays so,
-// unless Migrate fails. One that was interrupted goes on when it is run again. Bytes are
-// verified as they are copied, and facts are counted. Blobs that the other one lacks are
-// told, as [Restore] does.
+// bytes are brought everything goes on; then the other one is frozen, in all processes that
+// serve it, so that nothing is acknowledged that the new one lacks. It stays so, unless
+// Migrate fails and it was not before. One that was interrupted goes on when it is run again.
+// Bytes are verified as they are copied, and facts are counted. Blobs that the other one
+// lacks are told, as [Restore] does.
 func Migrate(ctx context.Context, from, to *storage.Registry, options MigrateOptions) (Summary, error) {
 	if err := to.CheckEmpty(ctx); err != nil {
 		return Summary{}, fmt.Errorf("%w; a registry is moved to an empty one only", err)
@@ -49,15 +54,45 @@ func Migrate(ctx context.Context, from, to *storage.Registry, options MigrateOpt
 	if err := from.FlushPulls(ctx); err != nil {
 		return b.Summary, err
 	}
-	thaw := from.Freeze()
-	b.again = false
-	err := bring(ctx)
+	frozen, err := from.Moving(ctx)
+	if err != nil {
+		return b.Summary, err
+	}
+	err = from.Freeze(ctx)
+	if err == nil {
+		b.again = false
+		err = bring(ctx)
+	}
 	if err == nil {
 		err = to.Load(ctx, from, storage.LoadOptions{SameStore: options.SameStore, Lost: b.lost})
 	}
-	if err != nil {
-		thaw()
-		return b.Summary, err
+	if err == nil {
+		return b.Summary, b.incomplete()
 	}
-	return b.Summary, b.incomplete()
+	if !frozen {
+		if undone := thaw(context.WithoutCancel(ctx), from, to); undone != nil {
+			err = fmt.Errorf("%w: %w (%w)", ErrUndecided, err, undone)
+		}
+	}
+	return b.Summary, err
+}
+
+// Stay has a registry take writes again that was moved, or that a move left frozen. It is
+// waited for one that is under way.
+func Stay(ctx context.Context, r *storage.Registry) error {
+	release, err := r.HoldCollection(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return r.Thaw(ctx)
+}
+
+// thaw has a registry take writes again that could not be moved, unless the other one has its
+// facts after all: of a commit the answer may have got lost.
+func thaw(ctx context.Context, from, to *storage.Registry) error {
+	if err := to.CheckEmpty(ctx); err != nil {
+		return err
+	}
+	return from.Thaw(ctx)
 }

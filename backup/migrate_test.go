@@ -120,10 +120,7 @@ func TestOnlyTheDatabaseIsMoved(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := storage.New(t.Context(), kept{blobs}, database)
-		if err != nil {
-			t.Fatal(err)
-		}
+		r := storage.New(storage.Borrow(blobs), database)
 		t.Cleanup(func() { r.Close() })
 		return &registry{r, t, folder}
 	}
@@ -136,11 +133,6 @@ func TestOnlyTheDatabaseIsMoved(t *testing.T) {
 		t.Errorf("moved: %q", got)
 	}
 }
-
-// kept is a store that stays open when a registry over it is closed.
-type kept struct{ storage.BlobStore }
-
-func (kept) Close() error { return nil }
 
 func TestDamageIsMovedAsSuch(t *testing.T) {
 	t.Parallel()
@@ -161,5 +153,137 @@ func TestDamageIsMovedAsSuch(t *testing.T) {
 	to.push("a", "spoilt", "v1") // which heals it
 	if _, err := to.Verify(t.Context(), storage.VerifyOptions{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestWhatIsHealedDuringAMoveIsMoved finds a blob damaged at first, and pushed again before
+// the registry is frozen.
+func TestWhatIsHealedDuringAMoveIsMoved(t *testing.T) {
+	t.Parallel()
+	from, to := open(t, t.TempDir()), open(t, t.TempDir())
+	from.push("a", "spoilt", "v1")
+	from.spoil("spoilt")
+	if _, err := from.Verify(t.Context(), storage.VerifyOptions{}); !errors.Is(err, storage.ErrDamaged) {
+		t.Fatalf("Verify: %v", err)
+	}
+	from.push("a", "after it", "v2")
+	var heal sync.Once
+	summary, err := backup.Migrate(t.Context(), from.Registry, to.Registry, backup.MigrateOptions{Report: func(p storage.Progress) {
+		heal.Do(func() { from.pushBlob("a", "spoilt") })
+	}})
+	if err != nil || summary.Problems > 0 || summary.Blobs != 3 {
+		t.Errorf("%+v, %v", summary, err)
+	}
+	if err := to.checkBlob("a", digest.FromString("spoilt")); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLoadingWantsAllBytes but those that are known to be lost.
+func TestLoadingWantsAllBytes(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	from, to := open(t, t.TempDir()), open(t, t.TempDir())
+	d, lost := from.pushBlob("a", "there"), from.pushBlob("a", "lost")
+	blobs, err := from.StoredBlobs(ctx, storage.StoredBlob{})
+	if err != nil || len(blobs) != 2 || blobs[1].Digest != lost {
+		t.Fatal(blobs, err)
+	}
+	options := storage.LoadOptions{Lost: blobs[1:]}
+	if err := to.Load(ctx, from.Registry, options); err == nil || !strings.Contains(err.Error(), "not brought") {
+		t.Errorf("without bytes: %v", err)
+	}
+	if err := to.CheckEmpty(ctx); err != nil {
+		t.Errorf("after that: %v", err)
+	}
+	key, err := to.AddBytes(ctx, d, strings.NewReader("there"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What is lost by now was brought once.
+	if err := to.RecordBrought(ctx, []storage.BlobKey{key, {Digest: lost, Place: "once"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := to.Load(ctx, from.Registry, options); err != nil {
+		t.Fatal(err)
+	}
+	if err := to.checkBlob("a", d); err != nil {
+		t.Error(err)
+	}
+	if _, err := to.StatBlob(ctx, "a", lost); !errors.Is(err, storage.ErrBlobUnknown) {
+		t.Errorf("what is lost: %v", err)
+	}
+}
+
+// forgetful is a database whose answer gets lost that it has repositories by now.
+type forgetful struct{ storage.Database }
+
+var errNoAnswer = errors.New("no answer")
+
+func (d forgetful) Write(ctx context.Context, f func(storage.Tx) error) error {
+	if err := d.Database.Write(ctx, f); err != nil {
+		return err
+	}
+	var n int
+	if err := d.Read(ctx).QueryRow(`SELECT count(*) FROM repositories`).Scan(&n); err != nil {
+		return err
+	}
+	if n > 0 {
+		return errNoAnswer
+	}
+	return nil
+}
+
+// TestAMoveThatMayBeDoneIsNotUndone but by who knows, and also not after a restart.
+func TestAMoveThatMayBeDoneIsNotUndone(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	from := open(t, folder)
+	from.push("a", "layer", "v1")
+	dir := t.TempDir()
+	blobs, err := filesystem.Open(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	database, err := sqlite.Open(t.Context(), filepath.Join(dir, "registry.db"), sqlite.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := storage.New(blobs, forgetful{database})
+	defer to.Close()
+	if _, err := backup.Migrate(t.Context(), from.Registry, to, backup.MigrateOptions{}); !errors.Is(err, backup.ErrUndecided) || !errors.Is(err, errNoAnswer) {
+		t.Fatalf("%v", err)
+	}
+	if err := from.Close(); err != nil {
+		t.Fatal(err)
+	}
+	from = open(t, folder)
+	refused := func() error {
+		return from.PushBlob(t.Context(), "a", strings.NewReader("x"), digest.FromString("x"))
+	}
+	if err := refused(); !errors.Is(err, storage.ErrMoving) {
+		t.Errorf("a push is answered %v", err)
+	}
+	// A move to elsewhere that fails leaves it so, too.
+	full := open(t, t.TempDir())
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err = backup.Migrate(ctx, from.Registry, full.Registry, backup.MigrateOptions{Report: func(storage.Progress) { cancel() }})
+	if err == nil {
+		t.Error("a move that was cancelled has succeeded")
+	}
+	if err := refused(); !errors.Is(err, storage.ErrMoving) {
+		t.Errorf("after another move that failed a push is answered %v", err)
+	}
+	// A backup of it takes pushes.
+	saved := filepath.Join(t.TempDir(), "backup")
+	if _, err := backup.Make(t.Context(), from.Registry, saved, nil); err != nil {
+		t.Fatal(err)
+	}
+	open(t, saved).push("a", "new", "v2")
+	if err := backup.Stay(t.Context(), from.Registry); err != nil {
+		t.Fatal(err)
+	}
+	if err := refused(); err != nil {
+		t.Errorf("after Stay: %v", err)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"iter"
 	"os"
 	"path/filepath"
 
@@ -44,10 +43,7 @@ func Restore(ctx context.Context, registry *storage.Registry, folder string, rep
 	if err != nil {
 		return Summary{}, fmt.Errorf("%s: %w", filepath.Join(folder, databaseName), err)
 	}
-	from, err := storage.New(ctx, noBlobs{}, database)
-	if err != nil {
-		return Summary{}, errors.Join(err, database.Close())
-	}
+	from := storage.New(noBlobs{}, database)
 	b := &bringer{copier: copier{from: from, to: registry, report: report}, open: func(_ context.Context, d digest.Digest) (io.ReadCloser, error) {
 		return os.Open(blobFile(folder, d))
 	}}
@@ -93,9 +89,5 @@ func copyFile(from, to string) (err error) {
 
 // noBlobs is the blob store of a registry of which only the facts are wanted.
 type noBlobs struct{ storage.BlobStore }
-
-func (noBlobs) Uploads(context.Context) iter.Seq2[string, error] {
-	return func(func(string, error) bool) {}
-}
 
 func (noBlobs) Close() error { return nil }

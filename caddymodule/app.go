@@ -82,6 +82,8 @@ type BlobStoreModule interface {
 	Directory() string
 	// Key tells stores apart: two modules with one key open the same store.
 	Key() string
+	// Bytes tells where blobs are: two modules may open them in different ways.
+	Bytes() string
 	// Open opens the store.
 	Open(context.Context) (storage.BlobStore, error)
 }
@@ -168,6 +170,7 @@ func (a *App) Start() error {
 		return err
 	}
 	a.warnOfLibrary(ctx, opened.registry)
+	a.warnOfMove(ctx, opened.registry)
 	a.running.Go(func() { a.probeStorage(ctx, opened.registry) })
 	if len(a.auths) == 0 {
 		for _, handler := range a.handlers {
@@ -193,6 +196,17 @@ func (a *App) probeStorage(ctx context.Context, registry *storage.Registry) {
 		a.logger.Warn("storage does not do what it is asked", zap.Error(err))
 	case ok && err == nil:
 		a.logger.Info("storage can do all that it is asked", zap.String("storage", a.storage.Key()))
+	}
+}
+
+// warnOfMove tells if the registry takes no pushes.
+func (a *App) warnOfMove(ctx context.Context, registry *storage.Registry) {
+	moving, err := registry.Moving(ctx)
+	if err != nil {
+		a.logger.Error("asking whether the registry was moved", zap.Error(err))
+	}
+	if moving {
+		a.logger.Warn("the registry was moved, or a move did not come to its end: it takes no pushes until it is served from there, or `caddy registry migrate --undo` is run")
 	}
 }
 

@@ -206,6 +206,13 @@ func (o *openRegistry) addWorkControl(mux *http.ServeMux, audit *slog.Logger) {
 			return summary, err
 		})
 	})
+	mux.HandleFunc("DELETE /migrate", func(w http.ResponseWriter, r *http.Request) {
+		err := backup.Stay(r.Context(), o.registry)
+		if err == nil {
+			audit.InfoContext(r.Context(), "migrate", "undone", true, "by", "command")
+		}
+		answerControl(w, struct{}{}, err)
+	})
 	mux.HandleFunc("POST /import", func(w http.ResponseWriter, r *http.Request) {
 		work(w, r, func(ctx context.Context, order importOrder, report storage.Report) (layout.Summary, error) {
 			summary, err := layout.Import(ctx, o.registry, order.Folder, layout.ImportOptions{

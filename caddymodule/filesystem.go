@@ -55,6 +55,9 @@ func (f *Filesystem) Directory() string { return f.Path }
 // Key implements [BlobStoreModule].
 func (f *Filesystem) Key() string { return "filesystem " + f.Path }
 
+// Bytes implements [BlobStoreModule].
+func (f *Filesystem) Bytes() string { return f.Key() }
+
 // Open implements [BlobStoreModule].
 func (f *Filesystem) Open(ctx context.Context) (storage.BlobStore, error) {
 	store, err := filesystem.Open(ctx, f.Path)

@@ -97,13 +97,17 @@ func (a *App) storageHealth(ctx context.Context) (problem string, err error) {
 	if err != nil {
 		return "", err
 	}
+	moving, err := opened.registry.Moving(ctx)
+	if err != nil {
+		return "", err
+	}
 	space, bounded, err := opened.registry.Space()
 	switch {
 	case err != nil:
 		return "", err
 	case bounded && space.Free < min(littleSpace, space.Total/50):
 		return "nearly full: " + humanize.IBytes(uint64(space.Free)) + " are left", nil
-	case opened.registry.Moving():
+	case moving:
 		return "is being moved: pushes are refused", nil
 	case damaged > 0:
 		return fmt.Sprintf("%s damaged and not served: see registry verify", counted(damaged, "blob")), nil

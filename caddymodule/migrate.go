@@ -5,7 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"iter"
+	"os"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -22,16 +23,32 @@ type migrateOrder struct {
 }
 
 // newMigrateOrder asks for what is to be where an app has it.
-func newMigrateOrder(to *App) migrateOrder {
-	return migrateOrder{Storage: inline(to.storage), Database: inline(to.database)}
+func newMigrateOrder(to *App) (migrateOrder, error) {
+	store, storeErr := inline(to.storage)
+	database, err := inline(to.database)
+	return migrateOrder{Storage: store, Database: database}, errors.Join(storeErr, err)
 }
 
-// inline returns the options of a module that was provisioned, which are resolved by then.
-func inline(module any) json.RawMessage {
-	return caddyconfig.JSONModuleObject(module, "module", module.(caddy.Module).CaddyModule().ID.Name(), nil)
+// inline returns the options of a module that was provisioned, which are resolved by then:
+// what looks like a placeholder in them is none.
+func inline(module any) (json.RawMessage, error) {
+	options := caddyconfig.JSONModuleObject(module, "module", module.(caddy.Module).CaddyModule().ID.Name(), nil)
+	var fields map[string]any
+	if err := json.Unmarshal(options, &fields); err != nil {
+		return nil, err
+	}
+	for name, value := range fields {
+		if text, ok := value.(string); ok {
+			fields[name] = strings.ReplaceAll(text, "{", `\{`)
+		}
+	}
+	return json.Marshal(fields)
 }
 
-var errSamePlace = errors.New("all of it is there already")
+var (
+	errSamePlace     = errors.New("all of it is there already")
+	errSameDirectory = errors.New("both configurations have their files there; name another directory in the new one, by spool or filesystem")
+)
 
 // migrate moves the registry to where an order says.
 func (o *openRegistry) migrate(ctx context.Context, order migrateOrder, report storage.Report) (_ backup.Summary, err error) {
@@ -44,9 +61,17 @@ func (o *openRegistry) migrate(ctx context.Context, order migrateOrder, report s
 	if target.key() == o.key {
 		return backup.Summary{}, errSamePlace
 	}
-	options := backup.MigrateOptions{SameStore: target.storage.Key() == o.storageKey, Report: report}
-	var blobs storage.BlobStore = borrowed{o.blobs}
-	if !options.SameStore {
+	options := backup.MigrateOptions{SameStore: target.storage.Bytes() == o.bytes, Report: report}
+	blobs := storage.Borrow(o.blobs)
+	if options.SameStore {
+		// Its own files, if it has some, may be where there are none yet.
+		if err := os.MkdirAll(target.storage.Directory(), 0o700); err != nil {
+			return backup.Summary{}, err
+		}
+	} else {
+		if target.storage.Directory() == o.directory {
+			return backup.Summary{}, fmt.Errorf("%s: %w", o.directory, errSameDirectory)
+		}
 		if blobs, err = target.storage.Open(ctx); err != nil {
 			return backup.Summary{}, fmt.Errorf("storage: %w", err)
 		}
@@ -58,12 +83,3 @@ func (o *openRegistry) migrate(ctx context.Context, order migrateOrder, report s
 	summary, err := backup.Migrate(ctx, o.registry, to, options)
 	return summary, errors.Join(err, to.Close())
 }
-
-// borrowed is a store of another registry, whose uploads are not this one's.
-type borrowed struct{ storage.BlobStore }
-
-func (borrowed) Uploads(context.Context) iter.Seq2[string, error] {
-	return func(func(string, error) bool) {}
-}
-
-func (borrowed) Close() error { return nil }

@@ -20,19 +20,19 @@ import (
 // openRegistry is a registry, what is on its way there, and the socket by which the
 // command line reaches it.
 type openRegistry struct {
-	registry   *storage.Registry
-	blobs      storage.BlobStore // that it has its bytes in
-	key        string            // tells it from others
-	storageKey string            // likewise, of its storage alone
-	directory  string            // of the storage
-	transfers  *upstream.Transfers
-	control    *control
-	throttle   *authn.Throttle
-	once       *authn.Once
-	log        *liveLog
-	audit      *liveLog
-	upkeep     atomic.Pointer[upkeep]   // of the configuration that was started last
-	caches     atomic.Pointer[[]*Cache] // likewise; nil if none was
+	registry  *storage.Registry
+	blobs     storage.BlobStore // that it has its bytes in
+	key       string            // tells it from others
+	bytes     string            // tells where its blobs are
+	directory string            // of the storage
+	transfers *upstream.Transfers
+	control   *control
+	throttle  *authn.Throttle
+	once      *authn.Once
+	log       *liveLog
+	audit     *liveLog
+	upkeep    atomic.Pointer[upkeep]   // of the configuration that was started last
+	caches    atomic.Pointer[[]*Cache] // likewise; nil if none was
 
 	mu      sync.Mutex
 	guarded *secrets // nil as long as nothing needs them
@@ -81,11 +81,7 @@ func (a *App) openOver(ctx context.Context, blobs storage.BlobStore) (*storage.R
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("database: %w", err), blobs.Close())
 	}
-	registry, err := storage.New(ctx, blobs, database)
-	if err != nil {
-		return nil, errors.Join(err, database.Close(), blobs.Close())
-	}
-	return registry, nil
+	return storage.New(blobs, database), nil
 }
 
 func (a *App) newRegistry(ctx context.Context) (_ caddy.Destructor, err error) {
@@ -101,16 +97,16 @@ func (a *App) newRegistry(ctx context.Context) (_ caddy.Destructor, err error) {
 	live := newLiveLog(a.slogger)
 	log := slog.New(live)
 	opened := &openRegistry{
-		registry:   registry,
-		blobs:      blobs,
-		key:        a.key(),
-		storageKey: a.storage.Key(),
-		directory:  directory,
-		transfers:  upstream.NewTransfers(registry, log),
-		throttle:   authn.NewThrottle(),
-		once:       authn.NewOnce(),
-		log:        live,
-		audit:      newLiveLog(a.audit),
+		registry:  registry,
+		blobs:     blobs,
+		key:       a.key(),
+		bytes:     a.storage.Bytes(),
+		directory: directory,
+		transfers: upstream.NewTransfers(registry, log),
+		throttle:  authn.NewThrottle(),
+		once:      authn.NewOnce(),
+		log:       live,
+		audit:     newLiveLog(a.audit),
 	}
 	opened.upkeep.Store(&a.upkeep)
 	opened.caches.Store(&a.caches)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/caddyserver/caddy/v2"
@@ -193,8 +194,11 @@ func checkEncryption(name, key string) error {
 func (s *S3) Directory() string { return s.Spool }
 
 // Key implements [BlobStoreModule].
-func (s *S3) Key() string {
-	return fmt.Sprintf("s3 %s %s/%s by %s", s.Endpoint, s.Bucket, s.Prefix, s.Spool)
+func (s *S3) Key() string { return s.Bytes() + " by " + s.Spool }
+
+// Bytes implements [BlobStoreModule].
+func (s *S3) Bytes() string {
+	return fmt.Sprintf("s3 %s %s/%s", strings.TrimSuffix(s.Endpoint, "/"), s.Bucket, s.Prefix)
 }
 
 // Open implements [BlobStoreModule].

@@ -40,10 +40,7 @@ func newServer(t *testing.T, sparse storage.Sparse) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	registry, err := storage.New(t.Context(), blobs, database)
-	if err != nil {
-		t.Fatal(err)
-	}
+	registry := storage.New(blobs, database)
 	handler := &distribution.Handler{Registry: registry, Sparse: sparse, Log: slog.New(slog.DiscardHandler)}
 	s := &server{httptest.NewServer(handler), t, dir}
 	t.Cleanup(func() {

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 
 	"github.com/eblume/caddy-registry/upstream/upstreamtest"
@@ -19,7 +18,7 @@ import (
 
 // TestMigrate moves a registry from files and SQLite to S3 and PostgreSQL while clients push
 // to it: the server is killed while it does, the command is interrupted, and the third one
-// goes on. Then it is moved back.
+// goes on. Then it is moved back, while clients push to two servers of it.
 func TestMigrate(t *testing.T) {
 	db, objects, up := newPostgres(t), newS3(t), upstreamtest.Start(t)
 	db.start()
@@ -75,12 +74,14 @@ func TestMigrate(t *testing.T) {
 		return err
 	})
 
-	m.move(old, to)
+	m.move(to, old)
 	m.checkMoved(to)
 
+	other := m.newServer(elsewhere)
+	other.start()
 	back := m.newServer(files)
 	m.load.stop = make(chan struct{})
-	m.move(to, back)
+	m.move(back, to, other)
 	m.checkMoved(back)
 	if stdout, stderr, code := m.migrate(back, to).wait(); code == 0 || !strings.Contains(stderr, "not empty") {
 		t.Errorf("moved over what there is, %d: %s%s", code, stdout, stderr)
@@ -132,31 +133,38 @@ func (c *migration) wait() (stdout, stderr string, code int) {
 	return c.out.String(), c.errOut.String(), c.cmd.ProcessState.ExitCode()
 }
 
-// move moves everything while clients push, and ends the old server.
-func (m *moving) move(from, to *process) {
+// move moves everything while clients push to all servers that have it, and ends those.
+func (m *moving) move(to *process, from ...*process) {
 	m.t.Helper()
 	for i := range 3 {
+		server := from[i%len(from)]
 		m.load.each(func(random *rand.Rand, round int) {
-			if from.running() {
-				m.load.push(from.client(), fmt.Sprint("load/", filepath.Base(from.dir), i), round, random)
-			}
+			m.load.push(server.client(), fmt.Sprint("load/", filepath.Base(server.dir), i), round, random)
 		})
 	}
 	eventually(m.t, "pushes are acknowledged", m.load.more(20))
-	stdout, stderr, code := m.migrate(from, to).wait()
+	stdout, stderr, code := m.migrate(from[0], to).wait()
 	if code != 0 || !strings.Contains(stdout, "moved ") {
 		m.t.Fatalf("exit code %d: %s%s", code, stdout, stderr)
 	}
 	m.t.Log(strings.TrimSpace(stdout))
 	close(m.load.stop)
 	m.load.clients.Wait()
-	m.check(from)
-	a := expect(m.t, http.StatusServiceUnavailable)(pushBlob(from.client(), "team/late", "single POST", []byte("too late")))
-	if a.header.Get("Retry-After") == "" || !strings.Contains(string(a.body), "is being moved") {
-		m.t.Errorf("a late push is answered %v", a)
+	refuses := func(server *process) {
+		m.t.Helper()
+		m.check(server)
+		a := expect(m.t, http.StatusServiceUnavailable)(pushBlob(server.client(), "team/late", "single POST", []byte("too late")))
+		if a.header.Get("Retry-After") == "" || !strings.Contains(string(a.body), "is being moved") {
+			m.t.Errorf("a late push is answered %v", a)
+		}
 	}
-	_ = from.cmd.Process.Signal(syscall.SIGTERM)
-	from.awaitExit()
+	for _, server := range from {
+		refuses(server)
+		server.stop()
+	}
+	from[0].start() // as whoever forgets which one is to be started
+	refuses(from[0])
+	from[0].stop()
 	to.start()
 }
 

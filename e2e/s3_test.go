@@ -77,10 +77,7 @@ func TestBackupsOfABucketAreRestoredAnywhere(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := storage.New(t.Context(), blobs, database)
-		if err != nil {
-			t.Fatal(err)
-		}
+		r := storage.New(blobs, database)
 		t.Cleanup(func() { r.Close() })
 		return r
 	}

@@ -40,10 +40,7 @@ func open(t *testing.T) (*storage.Registry, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := storage.New(t.Context(), blobs, database)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := storage.New(blobs, database)
 	t.Cleanup(func() {
 		if err := r.Close(); err != nil {
 			t.Error(err)

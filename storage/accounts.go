@@ -44,7 +44,7 @@ func NewAccounts(database Database) *Accounts {
 // ago. People stay.
 func (a *Accounts) ExpireAccounts(ctx context.Context, now time.Time) error {
 	defer a.forgetKeys()
-	return a.database.Write(ctx, func(tx Tx) error {
+	return unlessMoving(a.database.Write(ctx, func(tx Tx) error {
 		if _, err := tx.Exec(`DELETE FROM sessions WHERE expires <= $1`, now.Unix()); err != nil {
 			return err
 		}
@@ -55,7 +55,7 @@ func (a *Accounts) ExpireAccounts(ctx context.Context, now time.Time) error {
 		}
 		_, err := tx.Exec(`DELETE FROM api_keys WHERE revoked > 0 AND revoked < $1`, long)
 		return err
-	})
+	}))
 }
 
 // unix is a time as the facts keep it. The zero time, which stands for never, is 0.

@@ -42,6 +42,13 @@ type BlobStore interface {
 	Close() error
 }
 
+// Borrow returns a store that stays open when a registry over it is closed.
+func Borrow(store BlobStore) BlobStore { return borrowed{store} }
+
+type borrowed struct{ BlobStore }
+
+func (borrowed) Close() error { return nil }
+
 // Redirectable is what a store opens whose clients may get the bytes from elsewhere.
 type Redirectable interface {
 	// URL returns where that is, for a while, to whoever has it; empty: only here.
@@ -77,7 +84,8 @@ type BlobWriter interface {
 	Commit(ctx context.Context, d digest.Digest) (place string, err error)
 	// Suspend ends the writer and returns what [BlobStore.Writer] needs to go on.
 	Suspend() (UploadState, error)
-	// Discard ends the writer and removes the upload.
+	// Discard ends the writer and removes what this process has of the upload. What an
+	// earlier Suspend gave to other processes, too, stays until [BlobStore.Discard].
 	Discard() error
 }
 

@@ -221,9 +221,17 @@ func (c *collector) collectUploads(ctx context.Context) error {
 	return c.registry.ExpireUploads(ctx, before)
 }
 
-// collectFiles removes the bytes of blobs that no fact mentions: a crash leaves them
-// between the two, whichever came first.
+// collectFiles removes the bytes, of uploads and of blobs, that no fact mentions: a crash
+// leaves them between the two, whichever came first.
 func (c *collector) collectFiles(ctx context.Context) error {
+	if !c.DryRun {
+		if err := c.registry.DiscardOrphans(ctx); err != nil {
+			return err
+		}
+		if err := c.registry.forgetBrought(ctx); err != nil {
+			return err
+		}
+	}
 	var seen int
 	for key, err := range c.registry.blobs.Blobs(ctx) {
 		if err != nil {

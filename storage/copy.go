@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -103,18 +104,30 @@ func (r *Registry) AddBytes(ctx context.Context, d digest.Digest, bytes io.Reade
 	return BlobKey{d, place}, nil
 }
 
+// maxBrought is how long bytes are kept that were brought, for facts that did not follow: who
+// interrupted that may go on with it.
+const maxBrought = 7 * 24 * time.Hour
+
 // RecordBrought records where AddBytes has put the bytes of blobs whose facts Load is to
-// bring.
+// bring. They are not collected then, for a week.
 func (r *Registry) RecordBrought(ctx context.Context, keys []BlobKey) error {
 	return r.database.Write(ctx, func(tx Tx) error {
 		for _, key := range keys {
 			if _, err := tx.Exec(`
-				INSERT INTO brought (digest, place) VALUES ($1, $2)
-				ON CONFLICT (digest) DO UPDATE SET place = excluded.place`, key.Digest.String(), key.Place); err != nil {
+				INSERT INTO brought (digest, place, at) VALUES ($1, $2, $3)
+				ON CONFLICT (digest) DO UPDATE SET place = excluded.place, at = excluded.at`, key.Digest.String(), key.Place, now()); err != nil {
 				return err
 			}
 		}
 		return nil
+	})
+}
+
+// forgetBrought has what was brought long ago be garbage.
+func (r *Registry) forgetBrought(ctx context.Context) error {
+	return r.database.Write(ctx, func(tx Tx) error {
+		_, err := tx.Exec(`DELETE FROM brought WHERE at < $1`, now()-int64(maxBrought/time.Second))
+		return err
 	})
 }
 
@@ -166,15 +179,18 @@ func (r *Registry) Lose(ctx context.Context, b StoredBlob) error {
 	return err
 }
 
-// SweepBytes removes the bytes of blobs, and the uploads, that no fact mentions.
+// SweepBytes removes the bytes, of blobs and of uploads, that no fact mentions.
 func (r *Registry) SweepBytes(ctx context.Context) error {
 	c := &collector{registry: r}
 	return c.collectFiles(ctx)
 }
 
-// LeaveStore forgets what is only so where the bytes were that facts were copied from:
-// uploads under way, and places of blobs.
+// LeaveStore forgets what is only so where the facts were copied from, or the bytes are:
+// uploads under way, places of blobs, and that the registry is being moved.
 func (r *Registry) LeaveStore(ctx context.Context) error {
+	if err := r.Thaw(ctx); err != nil {
+		return err
+	}
 	return r.database.Write(ctx, func(tx Tx) error {
 		if _, err := tx.Exec(`DELETE FROM uploads`); err != nil {
 			return err
@@ -193,8 +209,9 @@ var tables = []string{
 }
 
 // uncopiedTables hold what is of no use elsewhere: uploads without their bytes, keys that
-// are encrypted for one machine, which makes its own, and what was brought there.
-var uncopiedTables = []string{"uploads", "signing_keys", "brought"}
+// are encrypted for one machine, which makes its own, what was brought there, and that it is
+// being moved.
+var uncopiedTables = []string{"uploads", "signing_keys", "brought", "moving"}
 
 // ErrNotEmpty means that a registry holds something already.
 var ErrNotEmpty = errors.New("the registry is not empty")
@@ -257,7 +274,7 @@ func (r *Registry) Load(ctx context.Context, from *Registry, options LoadOptions
 			return err
 		}
 		if !options.SameStore {
-			if _, err := tx.Exec(`UPDATE blobs SET place = coalesce((SELECT place FROM brought WHERE digest = blobs.digest), '')`); err != nil {
+			if err := r.loadPlaces(tx, options.Lost); err != nil {
 				return err
 			}
 		}
@@ -267,11 +284,6 @@ func (r *Registry) Load(ctx context.Context, from *Registry, options LoadOptions
 		} {
 			if _, err := tx.Exec(statement); err != nil {
 				return err
-			}
-		}
-		for _, b := range options.Lost {
-			if _, err := r.markDamaged(tx, storedBlob{id: b.id, digest: b.Digest}); err != nil {
-				return fmt.Errorf("blob %s: %w", b.Digest, err)
 			}
 		}
 		if database, ok := r.database.Database.(Resequencer); ok {
@@ -288,6 +300,36 @@ func (r *Registry) Load(ctx context.Context, from *Registry, options LoadOptions
 		return r.SetQuotas(ctx, *quotas)
 	}
 	return nil
+}
+
+// loadPlaces records where the bytes are of blobs whose facts were copied. It is an error if
+// there are none that were brought, unless they are lost, or known to be wrong.
+func (r *Registry) loadPlaces(tx Tx, lost []StoredBlob) error {
+	for _, b := range lost {
+		// There may be some of an earlier time, which are not to be looked for.
+		if _, err := tx.Exec(`DELETE FROM brought WHERE digest = $1`, b.Digest.String()); err != nil {
+			return err
+		}
+	}
+	if _, err := tx.Exec(`UPDATE blobs SET place = coalesce((SELECT place FROM brought WHERE digest = blobs.digest), '')`); err != nil {
+		return err
+	}
+	for _, b := range lost {
+		if _, err := r.markDamaged(tx, storedBlob{id: b.id, digest: b.Digest}); err != nil {
+			return fmt.Errorf("blob %s: %w", b.Digest, err)
+		}
+	}
+	var missing string
+	err := tx.QueryRow(`
+		SELECT digest FROM blobs WHERE damaged IS NULL AND NOT EXISTS (SELECT 1 FROM brought WHERE digest = blobs.digest)
+		LIMIT 1`).Scan(&missing)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err == nil {
+		err = fmt.Errorf("%w: the bytes of blob %s were not brought", errMiscopied, missing)
+	}
+	return err
 }
 
 // copyTable copies all rows of a table. It is an error if it has another number of them then.
@@ -310,6 +352,12 @@ func copyTable(tx Tx, from Querier, table string) error {
 		}
 		if err := rows.Scan(fields...); err != nil {
 			return err
+		}
+		for i, value := range row {
+			if text, ok := value.(string); ok {
+				// PostgreSQL has no text with such characters, and nothing needs them.
+				row[i] = strings.ReplaceAll(text, "\x00", "")
+			}
 		}
 		if err := into.Add(row...); err != nil {
 			return err

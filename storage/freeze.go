@@ -3,7 +3,6 @@ package storage
 import (
 	"context"
 	"errors"
-	"sync"
 )
 
 // ErrMoving means that a registry takes nothing, since it is being moved elsewhere. It is
@@ -18,39 +17,37 @@ func (movingError) Error() string {
 
 func (movingError) Is(target error) bool { return target == ErrUnavailable }
 
-// Moving reports whether all writes are refused.
-func (r *Registry) Moving() bool { return r.database.check() != nil }
+// gate is a [Database] that can be closed to writes. That it is closed is a fact, which each
+// write reads before anything else: so it holds for all processes that share the database,
+// and for those that are started later.
+type gate struct{ Database }
 
-// gate is a [Database] that can be closed to writes.
-type gate struct {
-	Database
-	mu     sync.RWMutex // held by writes for reading
-	closed bool
+func (g gate) Write(ctx context.Context, f func(Tx) error) error {
+	return g.Database.Write(ctx, func(tx Tx) error {
+		if err := checkMoving(tx); err != nil {
+			return err
+		}
+		return f(tx)
+	})
 }
 
-func (g *gate) Write(ctx context.Context, f func(Tx) error) error {
-	g.mu.RLock()
-	defer g.mu.RUnlock()
-	if g.closed {
-		return ErrMoving
+// ungated returns a database that takes what is no part of what is moved.
+func ungated(database Database) Database {
+	if g, ok := database.(gate); ok {
+		return g.Database
 	}
-	return g.Database.Write(ctx, f)
+	return database
 }
 
 // check returns what a write would be refused with.
-func (g *gate) check() error {
-	g.mu.RLock()
-	defer g.mu.RUnlock()
-	if g.closed {
-		return ErrMoving
-	}
-	return nil
-}
+func (g gate) check(ctx context.Context) error { return checkMoving(g.Read(ctx)) }
 
-func (g *gate) set(closed bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.closed = closed
+func checkMoving(q Querier) error {
+	moving, err := exists(q.QueryRow(`SELECT 1 FROM moving WHERE id = 1`))
+	if err == nil && moving {
+		err = ErrMoving
+	}
+	return err
 }
 
 // unlessMoving drops ErrMoving, for what is only counted and need not be.
@@ -61,11 +58,26 @@ func unlessMoving(err error) error {
 	return err
 }
 
+// Moving reports whether all writes are refused.
+func (r *Registry) Moving(ctx context.Context) (bool, error) {
+	err := r.database.check(ctx)
+	return errors.Is(err, ErrMoving), unlessMoving(err)
+}
+
 // Freeze refuses all writes with ErrMoving from now on, once those that were begun have
-// ended, until thaw is called. What can be read is what there will be, and no bytes are
-// removed: others may know of them. It does not keep other processes from writing, if they
-// share the database.
-func (r *Registry) Freeze() (thaw func()) {
-	r.database.set(true)
-	return func() { r.database.set(false) }
+// ended, in all processes that share the database, and those to come, until Thaw is called.
+// What can be read is what there will be, and no bytes are removed: others may know of them.
+func (r *Registry) Freeze(ctx context.Context) error {
+	return r.database.Database.Write(ctx, func(tx Tx) error {
+		_, err := tx.Exec(`INSERT INTO moving (id, since) VALUES (1, $1) ON CONFLICT (id) DO NOTHING`, now())
+		return err
+	})
+}
+
+// Thaw has writes be taken again.
+func (r *Registry) Thaw(ctx context.Context) error {
+	return r.database.Database.Write(ctx, func(tx Tx) error {
+		_, err := tx.Exec(`DELETE FROM moving WHERE id = 1`)
+		return err
+	})
 }

@@ -48,8 +48,8 @@ func openFaultDisk(t testing.TB, disk *faultdisk.Disk, wrap wrapStore) (*diskReg
 	if err != nil {
 		return nil, err
 	}
-	r, err := storage.New(ctx, blobs, database)
-	if err != nil {
+	r := storage.New(blobs, database)
+	if err := r.DiscardOrphans(ctx); err != nil {
 		return nil, errors.Join(err, database.Close())
 	}
 	return &diskRegistry{r, disk, blobs, database}, nil

@@ -21,7 +21,7 @@ import (
 // errors that wrap this package's sentinels.
 type Registry struct {
 	blobs     BlobStore
-	database  *gate
+	database  gate
 	manifests *manifestCache
 	accounts  *Accounts
 	pulls     pulls
@@ -40,15 +40,10 @@ type Registry struct {
 	committing [256]sync.Mutex
 }
 
-// orphansTimeout is how long a store may take at the start to tell which uploads it has.
-const orphansTimeout = 10 * time.Second
-
-// New returns the registry over bytes and facts, which it owns from now on, and removes
-// uploads that a crash left without a fact, for a while. A store that cannot be reached is
-// no error.
-func New(ctx context.Context, blobs BlobStore, database Database) (*Registry, error) {
-	gate := &gate{Database: database}
-	r := &Registry{
+// New returns the registry over bytes and facts, which it owns from now on.
+func New(blobs BlobStore, database Database) *Registry {
+	gate := gate{database}
+	return &Registry{
 		blobs:     blobs,
 		database:  gate,
 		manifests: newManifestCache(),
@@ -60,13 +55,6 @@ func New(ctx context.Context, blobs BlobStore, database Database) (*Registry, er
 		verifying:  make(chan struct{}, 1),
 		evicting:   make(chan struct{}, 1),
 	}
-	ctx, cancel := context.WithTimeout(ctx, orphansTimeout)
-	defer cancel()
-	// What was not looked at in that time is later.
-	if err := r.DiscardOrphans(ctx); err != nil && !errors.Is(err, ErrUnavailable) && !errors.Is(err, context.DeadlineExceeded) {
-		return nil, fmt.Errorf("cleaning up uploads: %w", err)
-	}
-	return r, nil
 }
 
 // Close ends the registry; no method may be called after it.

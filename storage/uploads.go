@@ -261,7 +261,7 @@ func (r *Registry) discardOrphan(ctx context.Context, id string) error {
 	if err != nil || known {
 		return err
 	}
-	if err := r.database.check(); err != nil {
+	if err := r.database.check(ctx); err != nil {
 		return err
 	}
 	return r.blobs.Discard(ctx, id)
@@ -491,7 +491,11 @@ func (r *Registry) discardUnknownBlob(ctx context.Context, key BlobKey) error {
 // isKnown reports whether there is a fact of the bytes of a blob, be it of any place, or if
 // the key has none.
 func isKnown(q Querier, key BlobKey) (bool, error) {
-	return exists(q.QueryRow(`SELECT 1 FROM blobs WHERE digest = $1 AND (place = $2 OR place = '' OR $2 = '')`, key.Digest.String(), key.Place))
+	return exists(q.QueryRow(`
+		SELECT 1 FROM blobs WHERE digest = $1 AND (place = $2 OR place = '' OR $2 = '')
+		UNION ALL
+		SELECT 1 FROM brought WHERE digest = $1 AND (place = $2 OR place = '' OR $2 = '')
+		LIMIT 1`, key.Digest.String(), key.Place))
 }
 
 // removeBytes removes the bytes of a blob of which there is no fact, and reports whether
@@ -506,7 +510,7 @@ func (r *Registry) removeBytes(ctx context.Context, key BlobKey) (bool, error) {
 	if err != nil || known {
 		return false, err
 	}
-	if err := r.database.check(); err != nil {
+	if err := r.database.check(ctx); err != nil {
 		return false, err
 	}
 	return true, r.blobs.Delete(ctx, key)

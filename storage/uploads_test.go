@@ -35,10 +35,7 @@ func TestExpireRace(t *testing.T) {
 		t.Fatal(err)
 	}
 	wrapped := &interrupted{Database: database}
-	r, err := storage.New(ctx, blobs, wrapped)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := storage.New(blobs, wrapped)
 	defer r.Close()
 	id, err := r.StartUpload(ctx, "a", digest.SHA256)
 	if err != nil {

@@ -29,10 +29,7 @@ func openSpoilt(t *testing.T, dir string) *spoiltRegistry {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := storage.New(t.Context(), blobs, database)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := storage.New(blobs, database)
 	t.Cleanup(func() {
 		if err := r.Close(); err != nil {
 			t.Error(err)

@@ -110,7 +110,11 @@ func (v *View) OpenBlob(ctx context.Context, repository string, d digest.Digest)
 
 // fetchBlob returns a blob that is not here, or errEnded if it may be by now.
 func (v *View) fetchBlob(ctx context.Context, d digest.Digest) (io.ReadSeekCloser, int64, error) {
-	if v.cache.registry.Moving() {
+	moving, err := v.cache.registry.Moving(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	if moving {
 		size, err := v.mayAsk(ctx, d)
 		if err != nil {
 			return nil, 0, err

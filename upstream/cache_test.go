@@ -90,9 +90,7 @@ func (s *site) open() {
 		s.t.Fatal(err)
 	}
 	s.database = database
-	if s.registry, err = storage.New(s.t.Context(), blobs, database); err != nil {
-		s.t.Fatal(err)
-	}
+	s.registry = storage.New(blobs, database)
 	s.counts, s.log = newCounts(), new(logged)
 	log := slog.New(slog.NewTextHandler(s.log, nil))
 	s.transfers = NewTransfers(s.registry, log)

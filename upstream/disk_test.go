@@ -177,7 +177,9 @@ func TestARegistryThatIsMovedServesAll(t *testing.T) {
 	s.get(manifestPath(first, "kept")).want(t, http.StatusOK, kept.Manifest.Content)
 	s.get(blobPath(first, kept.Layers[0])).want(t, http.StatusOK, kept.Layers[0].Content)
 	s.await("the blob is kept", func() bool { return s.kept(first, kept.Layers[0].Digest) })
-	defer s.registry.Freeze()()
+	if err := s.registry.Freeze(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	cold := s.up().AddImage(first, "cold", upstreamtest.Bytes(2, mega))
 	for range 2 {
 		for tag, image := range map[string]upstreamtest.Image{"kept": kept, "cold": cold} {

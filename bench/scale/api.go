@@ -39,10 +39,7 @@ func (nothing) Close() error { return nil }
 // statements, which is to be closed.
 func Measure(ctx context.Context, blobs storage.BlobStore, database storage.Database, size Size, rounds int) (_ *Recorder, err error) {
 	recorder := NewRecorder(database)
-	registry, err := storage.New(ctx, Store{blobs}, recorder)
-	if err != nil {
-		return nil, errors.Join(err, database.Close(), blobs.Close())
-	}
+	registry := storage.New(Store{blobs}, recorder)
 	quota := storage.Quota{Name: "team1/**", Bytes: 1 << 60, Match: func(name string) bool { return strings.HasPrefix(name, "team1/") }}
 	if err := registry.SetQuotas(ctx, []storage.Quota{quota}); err != nil {
 		return nil, errors.Join(err, registry.Close())

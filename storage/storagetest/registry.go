@@ -25,6 +25,7 @@ func TestRegistry(t *testing.T, fresh func(testing.TB) Open) {
 		{"races", raceTests},
 		{"copies", copyTests},
 		{"collection", collectTests},
+		{"moves", moveTests},
 		{"accounts", accountTests},
 	} {
 		t.Run(group.name, func(t *testing.T) {

@@ -52,8 +52,9 @@ func (r *registry) start() {
 		r.t.Fatalf("open: %v", err)
 	}
 	r.blobs, r.database = blobs, database
-	if r.Registry, err = storage.New(context.Background(), blobs, database); err != nil {
-		r.t.Fatalf("New: %v", err)
+	r.Registry = storage.New(blobs, database)
+	if err := r.DiscardOrphans(context.Background()); err != nil {
+		r.t.Fatalf("DiscardOrphans: %v", err)
 	}
 }
 

@@ -247,10 +247,7 @@ func testCrash(t *testing.T, r *registry) {
 	}()
 	<-hanging.waiting
 
-	second, err := storage.New(ctx, r.blobs, r.database)
-	if err != nil {
-		t.Fatalf("New: %v", err)
-	}
+	second := storage.New(r.blobs, r.database)
 	size, err := second.UploadSize(ctx, "a", id)
 	if err != nil || size < 3 || size > 6 {
 		t.Fatalf("UploadSize = %d, %v, want 3 to 6", size, err)
