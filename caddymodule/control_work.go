@@ -177,7 +177,7 @@ func (o *openRegistry) addWorkControl(mux *http.ServeMux, audit *slog.Logger) {
 			if order.Repair {
 				options.Repair = o.repair
 			}
-			return o.verify(ctx, options)
+			return o.registry.Verify(ctx, options)
 		})
 	})
 	mux.HandleFunc("POST /backup", func(w http.ResponseWriter, r *http.Request) {

@@ -43,10 +43,9 @@ func (a *App) lookAfter(ctx context.Context, opened *openRegistry) error {
 	a.every(ctx, "writing down what was pulled", pullsInterval, pullsInterval, registry.FlushPulls)
 	// A server that is restarted often collects all the same.
 	a.every(ctx, "collecting garbage", time.Until(last.Add(a.upkeep.interval)), a.upkeep.interval, func(ctx context.Context) error {
-		if done, err := doneElsewhere(ctx, registry, storage.RunCollect, a.upkeep.interval); done || err != nil {
-			return err
-		}
-		collected, err := opened.collect(ctx, a.upkeep.collect)
+		options := a.upkeep.collect
+		options.Interval = a.upkeep.interval
+		collected, err := opened.collect(ctx, options)
 		if collected != (storage.Collected{}) {
 			a.logger.Info("collected garbage", zap.Int64("tags", collected.Tags), zap.Int64("manifests", collected.Manifests),
 				zap.Int64("blobs", collected.Blobs), zap.Int64("bytes", collected.Bytes), zap.Int64("uploads", collected.Uploads),
@@ -65,16 +64,6 @@ func (a *App) lookAfter(ctx context.Context, opened *openRegistry) error {
 	return a.scrub(ctx, opened)
 }
 
-// doneElsewhere reports whether another server of the same registry did something a while
-// ago that is to be done at each interval.
-func doneElsewhere(ctx context.Context, registry *storage.Registry, run storage.Run, interval time.Duration) (bool, error) {
-	if !registry.Shared() {
-		return false, nil
-	}
-	last, err := registry.LastRun(ctx, run, nil)
-	return time.Since(last) < interval*9/10, err
-}
-
 // every does something in the background until ctx ends: after a first pause, which may be
 // none, and then at each interval.
 func (a *App) every(ctx context.Context, what string, first, interval time.Duration, do func(context.Context) error) {
@@ -87,7 +76,10 @@ func (a *App) every(ctx context.Context, what string, first, interval time.Durat
 				return
 			case <-timer.C:
 			}
-			if err := do(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			err := do(ctx)
+			switch {
+			case err == nil, errors.Is(err, context.Canceled), errors.Is(err, storage.ErrDoneElsewhere), errors.Is(err, storage.ErrMoving):
+			default:
 				a.logger.Error(what, zap.Error(err))
 			}
 			timer.Reset(interval)
@@ -105,10 +97,7 @@ func (a *App) scrub(ctx context.Context, opened *openRegistry) error {
 		return err
 	}
 	a.every(ctx, "scrubbing", time.Until(last.Add(a.upkeep.scrub)), a.upkeep.scrub, func(ctx context.Context) error {
-		if done, err := doneElsewhere(ctx, opened.registry, storage.RunVerify, a.upkeep.scrub); done || err != nil {
-			return err
-		}
-		found, err := opened.verify(ctx, storage.VerifyOptions{BytesPerSecond: a.upkeep.rate, Repair: opened.repair, Report: func(p storage.Progress) {
+		found, err := opened.registry.Verify(ctx, storage.VerifyOptions{BytesPerSecond: a.upkeep.rate, Interval: a.upkeep.scrub, Repair: opened.repair, Report: func(p storage.Progress) {
 			if p.Line != "" {
 				a.logger.Error("scrubbing: " + p.Line)
 			}
@@ -119,15 +108,6 @@ func (a *App) scrub(ctx context.Context, opened *openRegistry) error {
 		return err
 	})
 	return nil
-}
-
-// verify reads all that is stored again, and keeps account of that.
-func (o *openRegistry) verify(ctx context.Context, options storage.VerifyOptions) (storage.Verified, error) {
-	found, err := o.registry.Verify(ctx, options)
-	if err == nil || errors.Is(err, storage.ErrDamaged) {
-		err = errors.Join(err, o.registry.RecordRun(ctx, storage.RunVerify, found))
-	}
-	return found, err
 }
 
 var errNoCache = errors.New("no site of the configuration caches that")
@@ -159,11 +139,8 @@ func (o *openRegistry) repair(ctx context.Context, damage storage.Damage) error 
 // collect collects garbage, and keeps account of that.
 func (o *openRegistry) collect(ctx context.Context, options storage.CollectOptions) (storage.Collected, error) {
 	collected, err := o.registry.Collect(ctx, options)
-	if options.DryRun {
+	if options.DryRun || errors.Is(err, storage.ErrDoneElsewhere) {
 		return collected, err
-	}
-	if err == nil {
-		err = o.registry.RecordRun(ctx, storage.RunCollect, collected)
 	}
 	collections.Inc()
 	collectedBytes.Add(float64(collected.Bytes))

@@ -22,6 +22,9 @@ type CollectOptions struct {
 	UploadExpiry time.Duration
 	// DryRun tells what would go, and removes nothing.
 	DryRun bool
+	// Interval: if another process has collected in less than nine tenths of that, or does so
+	// now, nothing is done, and the error is ErrDoneElsewhere; 0: in any case.
+	Interval time.Duration
 	// Gentle leaves half of the time to others.
 	Gentle bool
 	// Report gets a line for each tag and manifest that goes, and in a dry run for each
@@ -43,13 +46,16 @@ type Collected struct {
 // small steps: what is tagged, the entries of an index that is kept, what refers to a
 // manifest that is kept, and what is being pushed or pulled stays. Its work grows with
 // the garbage, not with the registry. One that is under way is waited for. When it is
-// interrupted the next one goes on.
+// interrupted the next one goes on. That it came to its end is recorded as RunCollect.
 func (r *Registry) Collect(ctx context.Context, options CollectOptions) (Collected, error) {
 	done, err := r.holdCollection(ctx)
 	if err != nil {
 		return Collected{}, err
 	}
 	defer done()
+	if err := r.checkInterval(ctx, RunCollect, options.Interval); err != nil {
+		return Collected{}, err
+	}
 	if err := r.FlushPulls(ctx); err != nil {
 		return Collected{}, err
 	}
@@ -71,7 +77,10 @@ func (r *Registry) Collect(ctx context.Context, options CollectOptions) (Collect
 			return c.total, fmt.Errorf("collecting %s: %w", step.what, err)
 		}
 	}
-	return c.total, nil
+	if options.DryRun {
+		return c.total, nil
+	}
+	return c.total, r.recordRun(ctx, RunCollect, c.total)
 }
 
 // holdCollection keeps everything that this registry's own repositories hold, and all

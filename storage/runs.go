@@ -17,9 +17,25 @@ const (
 	RunVerify  Run = "verify"
 )
 
-// RecordRun remembers that work has come to its end just now, and what came of it, which
+// ErrDoneElsewhere means that another process did something a while ago.
+var ErrDoneElsewhere = errors.New("another server did so a while ago")
+
+// checkInterval returns ErrDoneElsewhere if another process did something that is to be done
+// at each interval. Only who keeps others from doing it knows.
+func (r *Registry) checkInterval(ctx context.Context, run Run, interval time.Duration) error {
+	if interval == 0 || !r.Shared() {
+		return nil
+	}
+	last, err := r.LastRun(ctx, run, nil)
+	if err == nil && time.Since(last) < interval*9/10 {
+		err = ErrDoneElsewhere
+	}
+	return err
+}
+
+// recordRun remembers that work has come to its end just now, and what came of it, which
 // is kept as JSON.
-func (r *Registry) RecordRun(ctx context.Context, run Run, result any) error {
+func (r *Registry) recordRun(ctx context.Context, run Run, result any) error {
 	encoded, err := json.Marshal(result)
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
@@ -19,6 +20,8 @@ import (
 type VerifyOptions struct {
 	// BytesPerSecond bounds how much is read; 0: as much as can be.
 	BytesPerSecond int64
+	// Interval is that of CollectOptions.
+	Interval time.Duration
 	// Repair fetches again what an upstream has. nil: what only copies hold is fetched when
 	// it is pulled next.
 	Repair func(context.Context, Damage) error
@@ -57,20 +60,26 @@ var ErrDamaged = errors.New("stored content is damaged")
 // Verify reads all blobs and manifests again. Blobs that are not what their digest says
 // are put aside and no longer served: what only copies hold leaves them, so that it is
 // fetched again, and what this registry's own repositories hold is marked, until it is
-// pushed or fetched again. It goes on beside everything else. ErrDamaged: something is
-// damaged that was not repaired.
+// pushed or fetched again. It goes on beside everything else, and that it came to its end is
+// recorded as RunVerify. ErrDamaged: something is damaged that was not repaired.
 func (r *Registry) Verify(ctx context.Context, options VerifyOptions) (Verified, error) {
 	done, err := r.alone(ctx, r.verifying, "verify") // two at once would only read everything twice
 	if err != nil {
 		return Verified{}, err
 	}
 	defer done()
+	if err := r.checkInterval(ctx, RunVerify, options.Interval); err != nil {
+		return Verified{}, err
+	}
 	v := &verifier{VerifyOptions: options, registry: r}
 	if options.BytesPerSecond > 0 {
 		v.limit = rate.NewLimiter(rate.Limit(options.BytesPerSecond), verifyBuffer)
 	}
 	if err = v.verifyBlobs(ctx); err == nil {
 		err = v.verifyManifests(ctx)
+	}
+	if err == nil {
+		err = unlessMoving(r.recordRun(ctx, RunVerify, v.found))
 	}
 	if err == nil && v.found.Damaged > v.found.Repaired {
 		err = fmt.Errorf("%w: %d of what was found is not repaired", ErrDamaged, v.found.Damaged-v.found.Repaired)
@@ -208,7 +217,7 @@ func (v *verifier) tell(line string) {
 // heal lets a blob be served again whose bytes somebody put back.
 func (v *verifier) heal(ctx context.Context, b storedBlob) error {
 	err := v.registry.database.Write(ctx, func(tx Tx) error {
-		_, err := tx.Exec(`UPDATE blobs SET damaged = NULL WHERE id = $1 AND digest = $2`, b.id, b.digest.String())
+		_, err := tx.Exec(`UPDATE blobs SET damaged = NULL WHERE id = $1 AND digest = $2 AND place = $3`, b.id, b.digest.String(), b.place)
 		return err
 	})
 	if err == nil {
