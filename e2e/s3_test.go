@@ -124,3 +124,127 @@ func TestBackupsOfABucketAreRestoredAnywhere(t *testing.T) {
 		}
 	}
 }
+
+// givenBody is a request's content, whose rest comes when it is given.
+type givenBody struct {
+	io.Reader
+	rest chan string
+}
+
+func (b *givenBody) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if err != io.EOF {
+		return n, err
+	}
+	rest, ok := <-b.rest
+	if !ok {
+		return 0, io.EOF
+	}
+	b.Reader = strings.NewReader(rest)
+	return b.Reader.Read(p)
+}
+
+func (*givenBody) Interrupt() {}
+
+// TestWhatAnotherProcessWentOnWithStays when a request to the first one ends the upload.
+func TestWhatAnotherProcessWentOnWithStays(t *testing.T) {
+	s := newS3(t)
+	s.start()
+	bucket := s.newBucket(t)
+	open := func() storage.BlobStore {
+		blobs, err := s.open(bucket, t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { blobs.Close() })
+		return blobs
+	}
+	_, database, err := withSQLite(open(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { database.Close() })
+	first, second := storage.New(open(), database), storage.New(open(), database)
+	ctx := t.Context()
+	id, err := first.StartUpload(ctx, "a", digest.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := &givenBody{strings.NewReader("ab"), make(chan string)}
+	ended := make(chan error)
+	go func() {
+		_, err := first.AppendUpload(ctx, "a", id, storage.Chunk{Body: body, Start: 0, Size: 3})
+		ended <- err
+	}()
+	body.rest <- "c" // so that it is under way
+	if _, err := second.AppendUpload(ctx, "a", id, storage.Chunk{Body: &givenBody{strings.NewReader("abc"), closed()}, Start: 0, Size: 3}); err != nil {
+		t.Fatal(err)
+	}
+	body.rest <- "too much"
+	if err := <-ended; !errors.Is(err, storage.ErrSizeInvalid) {
+		t.Errorf("the first one ended with %v", err)
+	}
+	if _, err := second.FinishUpload(ctx, "a", id, storage.Chunk{Start: -1, Size: -1}, digest.FromString("abc")); err != nil {
+		t.Error(err)
+	}
+	if _, err := first.StatBlob(ctx, "a", digest.FromString("abc")); err != nil {
+		t.Error(err)
+	}
+	if left := s.names(t, bucket, "of/tests/uploads/"); len(left) > 0 {
+		t.Errorf("left in the bucket: %q", left)
+	}
+}
+
+func closed() chan string {
+	c := make(chan string)
+	close(c)
+	return c
+}
+
+// TestAnUploadIsWhereItWasWhenTheBucketIsBack so that the client may send the same again.
+func TestAnUploadIsWhereItWasWhenTheBucketIsBack(t *testing.T) {
+	s := newS3(t)
+	s.start()
+	dir := t.TempDir()
+	store, err := s.open(s.newBucket(t), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blobs, database, err := withSQLite(store, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := storage.New(blobs, database)
+	t.Cleanup(func() { r.Close() })
+	ctx := t.Context()
+	chunk := func(content string, start int64) storage.Chunk {
+		return storage.Chunk{Body: &givenBody{strings.NewReader(content), closed()}, Start: start, Size: -1}
+	}
+	for name, before := range map[string]string{"of which nothing was there": "", "of which some was there": "abc"} {
+		id, err := r.StartUpload(ctx, "a", digest.SHA256)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if before != "" {
+			if _, err := r.AppendUpload(ctx, "a", id, chunk(before, 0)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		rest := "the rest of one " + name
+		d := digest.FromString(before + rest)
+		s.stop()
+		if _, err := r.FinishUpload(ctx, "a", id, chunk(rest, -1), d); !errors.Is(err, storage.ErrUnavailable) {
+			t.Errorf("%s: finished without a bucket: %v", name, err)
+		}
+		if _, err := r.AppendUpload(ctx, "a", id, chunk(rest, int64(len(before)))); !errors.Is(err, storage.ErrUnavailable) {
+			t.Errorf("%s: gone on with without a bucket: %v", name, err)
+		}
+		s.start()
+		if size, err := r.UploadSize(ctx, "a", id); err != nil || size != int64(len(before)) {
+			t.Errorf("%s: it stands at %d, %v", name, size, err)
+		}
+		if _, err := r.FinishUpload(ctx, "a", id, chunk(rest, -1), d); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -153,7 +153,8 @@ func (r *Registry) MountBlob(ctx context.Context, repository, from string, d dig
 // addBlob records that a repository, a copy of the upstream's unless that is empty,
 // holds a blob, whose bytes are in the blob store and were just found to be right. What is
 // at another place is known already, and right too: it returns the place that is to be
-// removed then, which is the same if there is but one.
+// removed then, which is the same if there is but one. If nobody knows where that is, the
+// new place is where it is from now on.
 func (r *Registry) addBlob(tx Tx, repository, upstream string, key BlobKey, size int64) (spare string, err error) {
 	id, err := ensureRepository(tx, repository, upstream)
 	if err != nil {
@@ -171,7 +172,7 @@ func (r *Registry) addBlob(tx Tx, repository, upstream string, key BlobKey, size
 		err = tx.QueryRow(`INSERT INTO blobs (digest, size, place, created, pulled) VALUES ($1, $2, $3, $4, $5) RETURNING id`,
 			d, size, key.Place, at, at).Scan(&blob)
 		place = key.Place
-	case err == nil && damaged.Valid:
+	case err == nil && (damaged.Valid || place == ""):
 		spare = place
 		_, err = tx.Exec(`UPDATE blobs SET damaged = NULL, place = $1 WHERE id = $2`, key.Place, blob)
 		place = key.Place

@@ -21,7 +21,7 @@ type BlobStore interface {
 	Delete(ctx context.Context, key BlobKey) error
 	// Blobs lists the blobs that there are bytes of, in no order. What is added or deleted
 	// meanwhile may be among them or not. A store that other processes write to leaves out
-	// what is younger than MaxPending: its fact may be on its way.
+	// what is younger than MinOrphan: its fact may be on its way.
 	Blobs(ctx context.Context) iter.Seq2[BlobKey, error]
 
 	// Writer goes on with the upload id, a UUID, from the state that Suspend gave in this
@@ -66,6 +66,10 @@ type BlobKey struct {
 
 // MaxPending is how long after its bytes began to be written the fact of a blob may come.
 const MaxPending = 6 * time.Hour
+
+// MinOrphan is how old bytes are, by the clock of their store, before they are taken for those
+// of a blob whose fact will not come: clocks may differ.
+const MinOrphan = MaxPending + 2*time.Hour
 
 // BlobWriter appends to one upload. It is used by one goroutine at a time, and ended by
 // one of Commit, Suspend and Discard.

@@ -105,7 +105,11 @@ func (c *collector) isAwaited(q Querier, b looseBlob) (bool, error) {
 	if pushing {
 		return true, nil
 	}
-	return exists(q.QueryRow(`SELECT 1 FROM uploads WHERE repository = $1 AND "fetch" IS NULL AND updated >= $2`, name, c.before(c.Delay)))
+	delay := c.Delay
+	if c.registry.Shared() {
+		delay = max(delay, 2*touchInterval) // what goes on in another process is recorded now and then
+	}
+	return exists(q.QueryRow(`SELECT 1 FROM uploads WHERE repository = $1 AND "fetch" IS NULL AND updated >= $2`, name, c.before(delay)))
 }
 
 // tellBlobs is what a dry run does with blobs that would go.

@@ -106,6 +106,11 @@ func (f *Fetch) awaitRecord() error {
 	return err
 }
 
+// upload is what it is whose fact is written.
+func (f *Fetch) upload() *upload {
+	return &upload{BlobWriter: f.writer, id: f.id, recorded: f.known, revision: f.revision}
+}
+
 // forget removes the fact.
 func (f *Fetch) forget(ctx context.Context) error {
 	if err := f.awaitRecord(); err != nil || !f.known {
@@ -143,7 +148,7 @@ func (f *Fetch) Commit(ctx context.Context, upstream string, repositories []stri
 	if err := f.awaitRecord(); err != nil {
 		return errors.Join(err, f.writer.Discard())
 	}
-	return f.registry.commitUpload(ctx, f.id, f.writer, f.digest, upstream, repositories...)
+	return f.registry.commitUpload(ctx, f.upload(), f.digest, upstream, repositories...)
 }
 
 // Suspend keeps what has arrived, if that is anything, for BeginFetch to go on with.
@@ -155,7 +160,7 @@ func (f *Fetch) Suspend(ctx context.Context) error {
 	if err := f.awaitRecord(); err != nil {
 		return errors.Join(err, f.writer.Discard())
 	}
-	err := f.registry.suspendUpload(ctx, &upload{f.writer, f.id, f.revision})
+	err := f.registry.suspendUpload(ctx, f.upload())
 	if errors.Is(err, ErrUploadInvalid) || errors.Is(err, ErrUploadUnknown) {
 		return nil // another process goes on with it, or has all of it
 	}
@@ -176,7 +181,10 @@ func (f *Fetch) Abandon(ctx context.Context) (UploadState, error) {
 // Discard removes what has arrived.
 func (f *Fetch) Discard(ctx context.Context) error {
 	defer f.unlock()
-	return errors.Join(f.writer.Discard(), f.forget(ctx))
+	if err := errors.Join(f.writer.Discard(), f.awaitRecord()); err != nil {
+		return err
+	}
+	return f.registry.dropUpload(ctx, f.upload())
 }
 
 // DiscardFetches removes what arrived of blobs whose fetches were suspended.

@@ -49,7 +49,7 @@ func (r *Registry) ImportBlob(ctx context.Context, repository, upstream string, 
 			return false, false, errors.Join(err, w.Discard())
 		}
 	}
-	err = r.commitUpload(ctx, id, w, d, upstream, repository)
+	err = r.commitUpload(ctx, &upload{BlobWriter: w, id: id}, d, upstream, repository)
 	return err == nil, linked, err
 }
 

@@ -31,6 +31,8 @@ type Registry struct {
 	uploads map[string]*uploadLock // those that a request works on
 	pushing map[string]int         // repositories that blobs are being pushed to → how many
 
+	touchInterval time.Duration
+
 	collecting chan struct{} // has room for the one that collects
 	verifying  chan struct{} // likewise
 	evicting   chan struct{} // likewise
@@ -50,6 +52,8 @@ func New(blobs BlobStore, database Database) *Registry {
 		accounts:  NewAccounts(gate),
 		uploads:   make(map[string]*uploadLock),
 		pushing:   make(map[string]int),
+
+		touchInterval: touchInterval,
 
 		collecting: make(chan struct{}, 1),
 		verifying:  make(chan struct{}, 1),

@@ -1,14 +1,11 @@
 package storage
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -56,21 +53,6 @@ func (r *Registry) lockUpload(ctx context.Context, id string, body Body) (unlock
 	}
 }
 
-// beginPush keeps what was pushed to a repository before, and is not named by a manifest
-// yet, until end is called.
-func (r *Registry) beginPush(repository string) (end func()) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.pushing[repository]++
-	return func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if r.pushing[repository]--; r.pushing[repository] == 0 {
-			delete(r.pushing, repository)
-		}
-	}
-}
-
 // tryLockUpload makes the caller the only one who works on an upload, or returns who
 // else does.
 func (r *Registry) tryLockUpload(id string, body Body) (unlock func(), other *uploadLock) {
@@ -93,7 +75,12 @@ func (r *Registry) tryLockUpload(id string, body Body) (unlock func(), other *up
 // process.
 func (r *Registry) StartUpload(ctx context.Context, repository string, algorithm digest.Algorithm) (string, error) {
 	id := uuid.NewString()
-	return id, r.database.Write(ctx, func(tx Tx) error {
+	return id, r.recordUpload(ctx, repository, id, algorithm)
+}
+
+// recordUpload writes the fact that there is an upload, which is empty.
+func (r *Registry) recordUpload(ctx context.Context, repository, id string, algorithm digest.Algorithm) error {
+	return r.database.Write(ctx, func(tx Tx) error {
 		at := now()
 		_, err := tx.Exec(`
 			INSERT INTO uploads (id, repository, algorithm, size, created, updated)
@@ -154,7 +141,7 @@ func (r *Registry) FinishUpload(ctx context.Context, repository, id string, chun
 		return u.size(), err
 	}
 	defer unlock()
-	return u.Size(), r.commitPush(ctx, repository, id, u, d)
+	return u.Size(), r.commitUpload(ctx, u, d, "", repository)
 }
 
 // newUpload returns the id of an upload of which there will be no fact before it ends. Its
@@ -168,21 +155,30 @@ func (r *Registry) newUpload() (id string, release func()) {
 // PushBlob makes body the blob d of a repository in one step: nothing of it stays
 // unless it returns nil.
 func (r *Registry) PushBlob(ctx context.Context, repository string, body io.Reader, d digest.Digest) error {
-	defer r.beginPush(repository)()
 	id, release := r.newUpload()
 	defer release()
+	defer r.beginPush(repository, id)()
 	w, err := r.blobs.Writer(ctx, id, UploadState{Algorithm: d.Algorithm()})
 	if err != nil {
 		return err
 	}
-	left, err := r.quotaLeft(ctx, repository, d)
+	u := &upload{BlobWriter: w, id: id}
+	if r.Shared() {
+		// How else would other processes know that something is being pushed?
+		err = r.recordUpload(ctx, repository, id, d.Algorithm())
+		u.recorded = err == nil
+	}
+	var left quotaLeft
 	if err == nil {
-		err = copyBody(w, body, -1, left)
+		left, err = r.quotaLeft(ctx, repository, d)
+	}
+	if err == nil {
+		err = copyBody(u, body, -1, left)
 	}
 	if err != nil {
-		return errors.Join(err, w.Discard())
+		return errors.Join(err, r.dropUpload(ctx, u))
 	}
-	return r.commitPush(ctx, repository, id, w, d)
+	return r.commitUpload(ctx, u, d, "", repository)
 }
 
 // CancelUpload ends an upload and removes what arrived of it.
@@ -283,7 +279,9 @@ func (r *Registry) uploadState(ctx context.Context, repository, id string) (s Up
 type upload struct {
 	BlobWriter
 	id       string
-	revision int64 // of the fact that it goes on from
+	recorded bool  // there is a fact of it
+	revision int64 // of that, from which it goes on
+	retried  bool  // who sent a part of it may send the same again
 }
 
 // size is that of an upload that there may be none of.
@@ -303,7 +301,7 @@ func (r *Registry) receive(ctx context.Context, repository, id string, chunk Chu
 	if err != nil {
 		return nil, nil, err
 	}
-	pushed := r.beginPush(repository)
+	pushed := r.beginPush(repository, id)
 	release := func() {
 		pushed()
 		unlocked()
@@ -321,7 +319,7 @@ func (r *Registry) receive(ctx context.Context, repository, id string, chunk Chu
 	if err != nil {
 		return nil, nil, err
 	}
-	u := &upload{w, id, revision}
+	u := &upload{BlobWriter: w, id: id, recorded: true, revision: revision, retried: true}
 	if chunk.Start >= 0 && chunk.Start != w.Size() {
 		err := fmt.Errorf("%w: it starts at %d but the upload has %d bytes", ErrRangeInvalid, chunk.Start, w.Size())
 		return u, nil, errors.Join(err, r.suspendUpload(ctx, u))
@@ -340,7 +338,7 @@ func (r *Registry) receive(ctx context.Context, repository, id string, chunk Chu
 	case err == nil:
 		return u, release, nil
 	case errors.Is(err, ErrFull), errors.Is(err, ErrSizeInvalid), errors.Is(err, ErrQuota):
-		return u, nil, errors.Join(err, w.Discard(), r.forgetUpload(ctx, id))
+		return u, nil, errors.Join(err, r.dropUpload(ctx, u))
 	}
 	return u, nil, errors.Join(err, r.suspendUpload(ctx, u))
 }
@@ -386,11 +384,14 @@ func (c *clientReader) Read(p []byte) (int, error) {
 func (r *Registry) suspendUpload(ctx context.Context, u *upload) error {
 	state, err := u.Suspend()
 	if errors.Is(err, ErrUnavailable) {
+		if u.retried {
+			err = errors.Join(err, u.Discard())
+		}
 		return err // the upload is where it was
 	}
 	if err != nil {
 		// Bytes that could not be synced may get lost, whatever a later sync says.
-		return errors.Join(err, r.blobs.Discard(ctx, u.id), r.forgetUpload(ctx, u.id))
+		return errors.Join(err, r.dropUpload(ctx, u))
 	}
 	ctx = context.WithoutCancel(ctx)
 	var recorded, known bool
@@ -419,101 +420,27 @@ func (r *Registry) suspendUpload(ctx context.Context, u *upload) error {
 	return errors.Join(fmt.Errorf("%w: it was ended meanwhile", ErrUploadUnknown), r.blobs.Discard(ctx, u.id))
 }
 
-// commitPush makes an upload a blob of its repository. With an error it is gone.
-func (r *Registry) commitPush(ctx context.Context, repository, id string, w BlobWriter, d digest.Digest) error {
-	return r.commitUpload(ctx, id, w, d, "", repository)
-}
-
-// errLate is what a commit is refused with whose bytes may be gone by now.
-var errLate = errors.New("its bytes were written too long ago")
-
-// commitUpload makes an upload a blob of repositories, copies of the upstream's unless that
-// is empty. With an error it is gone.
-func (r *Registry) commitUpload(ctx context.Context, id string, w BlobWriter, d digest.Digest, upstream string, repositories ...string) error {
-	ctx = context.WithoutCancel(ctx)
-	// Another upload of the same blob must not count on bytes that this one takes away.
-	lock := r.committingLock(d)
-	lock.Lock()
-	defer lock.Unlock()
-	began := time.Now()
-	place, err := w.Commit(ctx, d)
-	if err != nil {
-		return errors.Join(err, w.Discard(), r.forgetUpload(ctx, id))
-	}
-	key, spare := BlobKey{d, place}, ""
-	err = r.database.Write(ctx, func(tx Tx) error {
-		spare = "" // of a transaction that was undone
-		if time.Since(began) > MaxPending {
-			return errLate // this process stood still, and others swept up meanwhile
-		}
-		for _, repository := range repositories {
-			unused, err := r.addBlob(tx, repository, upstream, key, w.Size())
-			if err != nil {
-				return err
-			}
-			spare = cmp.Or(unused, spare)
-		}
-		_, err := tx.Exec(`DELETE FROM uploads WHERE id = $1`, id)
-		return err
-	})
-	if err == nil {
-		if spare != "" {
-			// What stays takes room until it is swept up, and does no harm.
-			_ = r.blobs.Delete(ctx, BlobKey{d, spare})
-		}
-		return nil
-	}
-	refused := errors.Is(err, ErrFull) || errors.Is(err, ErrQuota)
-	err = errors.Join(err, r.forgetUpload(ctx, id))
-	if !refused {
-		// Not all of a transaction that failed need be undone: if it was its sync that
-		// failed, it may be found when the database is opened again, and the fact must not
-		// lack its bytes then.
+// dropUpload ends an upload for good. What another process made of it meanwhile stays.
+func (r *Registry) dropUpload(ctx context.Context, u *upload) error {
+	// The bytes go first: a full disk may have no room for the fact that they are gone.
+	err := u.Discard()
+	if !u.recorded {
 		return err
 	}
-	return errors.Join(err, r.discardUnknownBlob(ctx, key))
-}
-
-func (r *Registry) committingLock(d digest.Digest) *sync.Mutex {
-	return &r.committing[crc32.ChecksumIEEE([]byte(d))%uint32(len(r.committing))]
-}
-
-// discardUnknownBlob removes the bytes of a blob for which no fact could be written, so
-// that they do not fill a full disk.
-func (r *Registry) discardUnknownBlob(ctx context.Context, key BlobKey) error {
-	known, err := isKnown(r.database.Read(ctx), key)
-	if err != nil || known {
+	var dropped bool
+	err = errors.Join(err, r.database.Write(context.WithoutCancel(ctx), func(tx Tx) error {
+		result, err := tx.Exec(`DELETE FROM uploads WHERE id = $1 AND revision = $2`, u.id, u.revision)
+		if err != nil {
+			return err
+		}
+		n, err := result.RowsAffected()
+		dropped = n > 0
+		return err
+	}))
+	if !dropped || err != nil {
 		return err
 	}
-	return r.blobs.Delete(ctx, key)
-}
-
-// isKnown reports whether there is a fact of the bytes of a blob, be it of any place, or if
-// the key has none.
-func isKnown(q Querier, key BlobKey) (bool, error) {
-	return exists(q.QueryRow(`
-		SELECT 1 FROM blobs WHERE digest = $1 AND (place = $2 OR place = '' OR $2 = '')
-		UNION ALL
-		SELECT 1 FROM brought WHERE digest = $1 AND (place = $2 OR place = '' OR $2 = '')
-		LIMIT 1`, key.Digest.String(), key.Place))
-}
-
-// removeBytes removes the bytes of a blob of which there is no fact, and reports whether
-// it did: there may be one by now. What was begun is ended whoever has left, since such
-// bytes take room until they are swept up.
-func (r *Registry) removeBytes(ctx context.Context, key BlobKey) (bool, error) {
-	ctx = context.WithoutCancel(ctx)
-	lock := r.committingLock(key.Digest)
-	lock.Lock()
-	defer lock.Unlock()
-	known, err := isKnown(r.database.Read(ctx), key)
-	if err != nil || known {
-		return false, err
-	}
-	if err := r.database.check(ctx); err != nil {
-		return false, err
-	}
-	return true, r.blobs.Delete(ctx, key)
+	return r.blobs.Discard(ctx, u.id)
 }
 
 func (r *Registry) forgetUpload(ctx context.Context, id string) error {

@@ -48,7 +48,7 @@ type Options struct {
 	Redirect bool
 	// Spool is the folder of this machine that uploads are gathered in, for this process alone.
 	Spool string
-	// MinAge is how old what no fact mentions must be to be listed; 0: storage.MaxPending.
+	// MinAge is how old what no fact mentions must be to be listed; 0: storage.MinOrphan.
 	MinAge time.Duration
 }
 
@@ -80,7 +80,7 @@ func Open(ctx context.Context, options Options) (*Store, error) {
 		loaded.Region = "us-east-1"
 	}
 	if options.MinAge == 0 {
-		options.MinAge = storage.MaxPending
+		options.MinAge = storage.MinOrphan
 	}
 	spool, err := filesystem.Open(ctx, options.Spool)
 	if err != nil {

@@ -89,7 +89,7 @@ func (w *writer) fetch(ctx context.Context) error {
 		n, err := w.BlobWriter.ReadFrom(output.Body)
 		_ = output.Body.Close() // all that matters of it was read
 		if err != nil {
-			return err
+			return explain(err)
 		}
 		if n != p.Size {
 			return fmt.Errorf("%s has %d bytes, not %d", name, n, p.Size)
@@ -131,6 +131,9 @@ func (w *writer) Commit(ctx context.Context, d digest.Digest) (string, error) {
 	}
 	// The blob is there: what is left of its upload is only in the way.
 	_ = w.Discard()
+	if len(w.paused.Parts) > 0 {
+		_ = w.store.removeAll(ctx, w.store.uploadPrefix(w.id), 0)
+	}
 	return place, nil
 }
 
@@ -150,13 +153,4 @@ func (w *writer) Suspend() (storage.UploadState, error) {
 	w.paused.Process = w.store.process
 	state.Store, err = json.Marshal(w.paused)
 	return state, err
-}
-
-// Discard implements [storage.BlobWriter]. What another process sent to the bucket goes too.
-func (w *writer) Discard() error {
-	err := w.BlobWriter.Discard()
-	if len(w.paused.Parts) > 0 {
-		err = errors.Join(err, w.store.removeAll(w.ctx, w.store.uploadPrefix(w.id), 0))
-	}
-	return err
 }

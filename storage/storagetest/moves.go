@@ -16,6 +16,7 @@ var moveTests = []registryTest{
 	{"a frozen registry takes nothing, in other processes and after a restart", testFrozen},
 	{"a frozen registry removes no bytes", testFrozenKeepsBytes},
 	{"what was brought is kept until facts follow, for a week", testBroughtIsKept},
+	{"a blob whose place nobody knows is where it is pushed again", testUnknownPlace},
 }
 
 func (r *registry) freeze() {
@@ -116,4 +117,28 @@ func testBroughtIsKept(t *testing.T, r *registry) {
 	collect()
 	_, err = r.blobs.Open(ctx, key)
 	wantError(t, "Open after a week", err, storage.ErrBlobUnknown)
+}
+
+func testUnknownPlace(t *testing.T, r *registry) {
+	ctx := context.Background()
+	d := r.push("a", "abc")
+	var place string
+	if err := r.database.Read(ctx).QueryRow(`SELECT place FROM blobs`).Scan(&place); err != nil {
+		t.Fatal(err)
+	}
+	err := r.database.Write(ctx, func(tx storage.Tx) error {
+		_, err := tx.Exec(`UPDATE blobs SET place = ''`)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if place != "" {
+		// The bytes are lost, and only what is pushed next has them.
+		if err := r.blobs.Delete(ctx, storage.BlobKey{Digest: d, Place: place}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.push("a", "abc")
+	r.wantBlob("a", d)
 }
