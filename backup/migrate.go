@@ -40,6 +40,10 @@ func Migrate(ctx context.Context, from, to *storage.Registry, options MigrateOpt
 		}
 		defer release()
 	}
+	// An empty registry may have been moved away once.
+	if err := to.Thaw(ctx); err != nil {
+		return Summary{}, err
+	}
 	b := &bringer{copier: copier{from: from, to: to, report: options.Report}, open: func(ctx context.Context, d digest.Digest) (io.ReadCloser, error) {
 		return from.OpenBytes(ctx, d)
 	}}

@@ -23,6 +23,9 @@ import (
 func TestAMoveLosesNothingAcknowledged(t *testing.T) {
 	t.Parallel()
 	from, to := open(t, t.TempDir()), open(t, t.TempDir())
+	if err := to.Freeze(t.Context()); err != nil { // as if it had been moved when it was empty
+		t.Fatal(err)
+	}
 	for i := range 50 {
 		from.push("team/first", fmt.Sprint("layer ", i), fmt.Sprint("v", i))
 	}

@@ -81,7 +81,12 @@ func (a *App) openOver(ctx context.Context, blobs storage.BlobStore) (*storage.R
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("database: %w", err), blobs.Close())
 	}
-	return storage.New(blobs, database), nil
+	registry := storage.New(blobs, database)
+	// What cannot be reached now may be later, but not what is not there.
+	if err := registry.Check(ctx); err != nil && !errors.Is(err, storage.ErrUnavailable) {
+		return nil, errors.Join(fmt.Errorf("storage: %w", err), registry.Close())
+	}
+	return registry, nil
 }
 
 func (a *App) newRegistry(ctx context.Context) (_ caddy.Destructor, err error) {

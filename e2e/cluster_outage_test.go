@@ -244,7 +244,7 @@ func TestS3IsNotThereAtStart(t *testing.T) {
 	p = newProcess(t, objects.registry("nothing-of-that-name"))
 	p.launch()
 	p.awaitExit()
-	if code := p.cmd.ProcessState.ExitCode(); code == 0 || !strings.Contains(p.log(), "NoSuchBucket") {
+	if code := p.cmd.ProcessState.ExitCode(); code == 0 || !strings.Contains(p.log(), "there is no bucket nothing-of-that-name") {
 		t.Errorf("exit code %d without a bucket:\n%s", code, p.logEnd())
 	}
 }

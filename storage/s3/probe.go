@@ -28,6 +28,9 @@ func (s *Store) Check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	_, err := s.client.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &s.options.Bucket})
+	if isAbsent(err) {
+		return fmt.Errorf("there is no bucket %s: %w", s.options.Bucket, err)
+	}
 	return explain(err)
 }
 
