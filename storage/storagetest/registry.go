@@ -25,6 +25,9 @@ func TestRegistry(t *testing.T, fresh func(testing.TB) Open) {
 		{"races", raceTests},
 		{"copies", copyTests},
 		{"collection", collectTests},
+		{"restoring", restoreTests},
+		{"retention", retentionTests},
+		{"quotas", quotaTests},
 		{"moves", moveTests},
 		{"accounts", accountTests},
 	} {
