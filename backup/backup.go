@@ -82,7 +82,7 @@ func isUnfinished(entries []fs.DirEntry) bool {
 }
 
 func makeIn(ctx context.Context, registry *storage.Registry, store *filesystem.Store, folder string, report storage.Report) (Summary, error) {
-	release, err := registry.HoldCollection(ctx)
+	release, err := registry.HoldCollection(ctx, report)
 	if err != nil {
 		return Summary{}, err
 	}

@@ -34,7 +34,7 @@ func Migrate(ctx context.Context, from, to *storage.Registry, options MigrateOpt
 		return Summary{}, fmt.Errorf("%w; a registry is moved to an empty one only", err)
 	}
 	for _, r := range []*storage.Registry{from, to} {
-		release, err := r.HoldCollection(ctx)
+		release, err := r.HoldCollection(ctx, options.Report)
 		if err != nil {
 			return Summary{}, err
 		}
@@ -84,7 +84,7 @@ func Migrate(ctx context.Context, from, to *storage.Registry, options MigrateOpt
 // Stay has a registry take writes again that was moved, or that a move left frozen. It is
 // waited for one that is under way.
 func Stay(ctx context.Context, r *storage.Registry) error {
-	release, err := r.HoldCollection(ctx)
+	release, err := r.HoldCollection(ctx, nil)
 	if err != nil {
 		return err
 	}

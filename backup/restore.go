@@ -24,7 +24,7 @@ func Restore(ctx context.Context, registry *storage.Registry, folder string, rep
 	if err := registry.CheckEmpty(ctx); err != nil {
 		return Summary{}, fmt.Errorf("%w; a backup is restored to an empty one only", err)
 	}
-	release, err := registry.HoldCollection(ctx)
+	release, err := registry.HoldCollection(ctx, report)
 	if err != nil {
 		return Summary{}, err
 	}

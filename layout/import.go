@@ -39,7 +39,7 @@ type ImportOptions struct {
 // be imported, as was told.
 func Import(ctx context.Context, registry *storage.Registry, folder string, options ImportOptions) (Summary, error) {
 	// Blobs come before the manifests that name them.
-	release, err := registry.HoldCollection(ctx)
+	release, err := registry.HoldCollection(ctx, options.Report)
 	if err != nil {
 		return Summary{}, err
 	}

@@ -48,7 +48,7 @@ type Collected struct {
 // the garbage, not with the registry. One that is under way is waited for. When it is
 // interrupted the next one goes on. That it came to its end is recorded as RunCollect.
 func (r *Registry) Collect(ctx context.Context, options CollectOptions) (Collected, error) {
-	done, err := r.holdCollection(ctx)
+	done, err := r.HoldCollection(ctx, options.Report)
 	if err != nil {
 		return Collected{}, err
 	}
@@ -83,15 +83,24 @@ func (r *Registry) Collect(ctx context.Context, options CollectOptions) (Collect
 	return c.total, r.recordRun(ctx, RunCollect, c.total)
 }
 
-// holdCollection keeps everything that this registry's own repositories hold, and all
-// bytes that no fact mentions, from being collected until release is called.
-func (r *Registry) holdCollection(ctx context.Context) (release func(), err error) {
-	return r.alone(ctx, r.collecting, "collect")
+// HoldCollection keeps everything that this registry's own repositories hold, and all
+// bytes that no fact mentions, from being collected until release is called. If it takes
+// long to get there report, which may be nil, is told.
+func (r *Registry) HoldCollection(ctx context.Context, report Report) (release func(), err error) {
+	return r.alone(ctx, r.collecting, "collect", report)
 }
+
+// silence is how long is waited before that is told.
+const silence = 2 * time.Second
 
 // alone waits until nobody else does something, here or in another process. here has room
 // for one.
-func (r *Registry) alone(ctx context.Context, here chan struct{}, what string) (release func(), err error) {
+func (r *Registry) alone(ctx context.Context, here chan struct{}, what string, report Report) (release func(), err error) {
+	if report != nil {
+		defer time.AfterFunc(silence, func() {
+			report(Progress{Line: "waiting until another command, or server, has done what must not be disturbed"})
+		}).Stop()
+	}
 	select {
 	case here <- struct{}{}:
 	case <-ctx.Done():

@@ -46,12 +46,6 @@ func (r *Registry) readMoment(ctx context.Context, f func(Querier) error) error 
 	return f(r.database.Read(ctx))
 }
 
-// HoldCollection keeps what this registry's own repositories hold, and bytes that no fact
-// mentions, from being collected until release is called.
-func (r *Registry) HoldCollection(ctx context.Context) (release func(), err error) {
-	return r.holdCollection(ctx)
-}
-
 // StoredBlob is a blob that some repository holds, or can have restored.
 type StoredBlob struct {
 	Digest  digest.Digest

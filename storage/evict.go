@@ -144,7 +144,7 @@ const evictionPatience = 5 * time.Second
 func (r *Registry) HoldEviction(ctx context.Context) (release func(), err error) {
 	waiting, cancel := context.WithTimeout(ctx, evictionPatience)
 	defer cancel()
-	release, err = r.alone(waiting, r.evicting, "evict")
+	release, err = r.alone(waiting, r.evicting, "evict", nil)
 	if waiting.Err() != nil && ctx.Err() == nil {
 		return func() {}, nil
 	}

@@ -228,3 +228,30 @@ func TestEvictionGoesOnBesideOneThatStandsStill(t *testing.T) {
 	}
 	second()
 }
+
+// TestWhoWaitsIsTold that another process does what must not be disturbed.
+func TestWhoWaitsIsTold(t *testing.T) {
+	t.Parallel()
+	a, b, _ := openShared(t)
+	release, err := a.HoldCollection(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan string, 1)
+	done := make(chan error, 1)
+	go func() {
+		_, err := b.Collect(context.Background(), storage.CollectOptions{Report: func(p storage.Progress) {
+			if p.Line != "" {
+				told <- p.Line
+			}
+		}})
+		done <- err
+	}()
+	if line := <-told; !strings.Contains(line, "waiting until another") {
+		t.Errorf("told: %q", line)
+	}
+	release()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

@@ -63,7 +63,11 @@ var ErrDamaged = errors.New("stored content is damaged")
 // pushed or fetched again. It goes on beside everything else, and that it came to its end is
 // recorded as RunVerify. ErrDamaged: something is damaged that was not repaired.
 func (r *Registry) Verify(ctx context.Context, options VerifyOptions) (Verified, error) {
-	done, err := r.alone(ctx, r.verifying, "verify") // two at once would only read everything twice
+	waits := options.Report
+	if options.Interval > 0 {
+		waits = nil // nobody looks on
+	}
+	done, err := r.alone(ctx, r.verifying, "verify", waits) // two at once would only read everything twice
 	if err != nil {
 		return Verified{}, err
 	}
