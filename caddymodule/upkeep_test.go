@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +72,9 @@ func awaitCollection(t *testing.T, file string) {
 	}
 }
 
+// ages are how commands tell how long ago something was.
+var ages = regexp.MustCompile(`\d+ seconds? ago|for \d+s`)
+
 func TestGarbageIsCollectedByACommandAsConfigured(t *testing.T) {
 	s, file := upkeepSite(t, "gc {\ndelay 1s\n}\nretention team/** {\nkeep_tags v2\n}")
 	awaitCollection(t, file)
@@ -85,8 +89,9 @@ func TestGarbageIsCollectedByACommandAsConfigured(t *testing.T) {
 			t.Errorf("a dry run does not tell %q: %s", want, dry)
 		}
 	}
-	if again := do(t, file, "gc", "--dry-run"); again != dry {
-		t.Errorf("a dry run changed something: %s", again)
+	// Between two runs only ages may change.
+	if again := do(t, file, "gc", "--dry-run"); ages.ReplaceAllString(again, "") != ages.ReplaceAllString(dry, "") {
+		t.Errorf("a dry run changed something: %s\nit was: %s", again, dry)
 	}
 	if out := do(t, file, "gc"); !strings.Contains(out, "removed 1 tag, 1 manifest, 1 blob (5 B)") {
 		t.Errorf("gc: %s", out)
