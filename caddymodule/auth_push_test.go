@@ -115,10 +115,10 @@ func TestAKeyThatOnlyCreatesDeletesNothing(t *testing.T) {
 	}
 }
 
-// shortToken returns a token that expires within a second or two, and when.
+// shortToken returns a token that expires within three or four seconds, and when.
 func (g *guarded) shortToken(k signingKey, key string) (string, time.Time) {
 	g.t.Helper()
-	ends := time.Now().Add(2 * time.Second).Truncate(time.Second)
+	ends := time.Now().Add(4 * time.Second).Truncate(time.Second)
 	token := g.token(bearer(key), "repository:team/app:pull,push")
 	return k.changed(token, claims{"exp": ends.Unix()}), ends
 }

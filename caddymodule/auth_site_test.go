@@ -290,7 +290,7 @@ func (s site) startUpload(name string) string {
 // await returns when something is so.
 func await(t *testing.T, what string, so func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !so() {
 		if time.Now().After(deadline) {
 			t.Fatalf("still not: %s", what)

@@ -107,7 +107,7 @@ func (s site) pull(name, query string, image upstreamtest.Image) {
 // wait for that.
 func (s site) awaitKept(name string, blobs ...upstreamtest.Blob) {
 	s.t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for _, blob := range blobs {
 		for s.ask(http.MethodHead, "/v2/"+name+"/blobs/"+blob.Digest.String()).result() != "hit" {
 			if time.Now().After(deadline) {

@@ -268,7 +268,7 @@ func (s *site) asked() upstreamtest.Requests { return s.up().Requests().Blobs().
 // await waits until something is so that nothing tells of.
 func (s *site) await(what string, so func() bool) {
 	s.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !so(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !so(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			s.t.Fatalf("%s: not seen", what)
 		}
