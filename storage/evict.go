@@ -145,7 +145,7 @@ func (r *Registry) HoldEviction(ctx context.Context) (release func(), err error)
 	waiting, cancel := context.WithTimeout(ctx, evictionPatience)
 	defer cancel()
 	release, err = r.alone(waiting, r.evicting, "evict", nil)
-	if waiting.Err() != nil && ctx.Err() == nil {
+	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
 		return func() {}, nil
 	}
 	return release, err

@@ -229,6 +229,44 @@ func TestEvictionGoesOnBesideOneThatStandsStill(t *testing.T) {
 	second()
 }
 
+// lateLocks gives a lock in the moment in which nobody waits for it any more.
+type lateLocks struct {
+	sharedDatabase
+	held atomic.Int32
+}
+
+func (d *lateLocks) Lock(ctx context.Context, _ string) (unlock func(), err error) {
+	<-ctx.Done()
+	d.held.Add(1)
+	return func() { d.held.Add(-1) }, nil
+}
+
+// TestALockThatComesLateIsGivenBack when it is no longer needed.
+func TestALockThatComesLateIsGivenBack(t *testing.T) {
+	t.Parallel()
+	blobs, own, err := openDir(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(own.Close(), blobs.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	database := &lateLocks{sharedDatabase: sharedDatabase{Database: own}}
+	r := storage.New(storage.Borrow(blobs), database)
+	for range 2 { // the second one waits for the first one's
+		release, err := r.HoldEviction(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		release()
+		if held := database.held.Load(); held != 0 {
+			t.Errorf("%d locks are held that nobody needs", held)
+		}
+	}
+}
+
 // TestWhoWaitsIsTold that another process does what must not be disturbed.
 func TestWhoWaitsIsTold(t *testing.T) {
 	t.Parallel()
