@@ -97,9 +97,16 @@ const silence = 2 * time.Second
 // for one.
 func (r *Registry) alone(ctx context.Context, here chan struct{}, what string, report Report) (release func(), err error) {
 	if report != nil {
-		defer time.AfterFunc(silence, func() {
+		told := make(chan struct{})
+		timer := time.AfterFunc(silence, func() {
+			defer close(told)
 			report(Progress{Line: "waiting until another command, or server, has done what must not be disturbed"})
-		}).Stop()
+		})
+		defer func() {
+			if !timer.Stop() {
+				<-told // nobody reports two things at once
+			}
+		}()
 	}
 	select {
 	case here <- struct{}{}:
