@@ -71,7 +71,7 @@ func Migrate(ctx context.Context, from, to *storage.Registry, options MigrateOpt
 		err = to.Load(ctx, from, storage.LoadOptions{SameStore: options.SameStore, Lost: b.lost})
 	}
 	if err == nil {
-		return b.Summary, b.incomplete()
+		return b.Summary, errors.Join(checkStayedFrozen(ctx, from), b.incomplete())
 	}
 	if !frozen {
 		if undone := thaw(context.WithoutCancel(ctx), from, to); undone != nil {
@@ -79,6 +79,19 @@ func Migrate(ctx context.Context, from, to *storage.Registry, options MigrateOpt
 		}
 	}
 	return b.Summary, err
+}
+
+// ErrUndone means that somebody had a registry take writes again before all was moved.
+var ErrUndone = errors.New("pushes were taken again while all was being moved, and some may be where it was only: empty the new one, and move again")
+
+// checkStayedFrozen returns ErrUndone unless a registry has refused writes until now. Who
+// undoes a move waits for it, but not for one that stood still for long.
+func checkStayedFrozen(ctx context.Context, from *storage.Registry) error {
+	moving, err := from.Moving(ctx)
+	if err == nil && !moving {
+		err = ErrUndone
+	}
+	return err
 }
 
 // Stay has a registry take writes again that was moved, or that a move left frozen. It is

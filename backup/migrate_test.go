@@ -81,6 +81,41 @@ func TestAMoveLosesNothingAcknowledged(t *testing.T) {
 	}
 }
 
+// thawing is a database that is filled only once another registry takes writes again.
+type thawing struct {
+	storage.Database
+	other *storage.Registry
+}
+
+func (d thawing) Write(ctx context.Context, f func(storage.Tx) error) error {
+	if moving, err := d.other.Moving(ctx); err != nil || moving {
+		if err := errors.Join(err, d.other.Thaw(ctx)); err != nil {
+			return err
+		}
+	}
+	return d.Database.Write(ctx, f)
+}
+
+// TestAMoveThatWasUndoneMeanwhileSaysSo since what is pushed from then on is not moved.
+func TestAMoveThatWasUndoneMeanwhileSaysSo(t *testing.T) {
+	t.Parallel()
+	from, dir := open(t, t.TempDir()), t.TempDir()
+	from.push("a", "layer", "v1")
+	blobs, err := filesystem.Open(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	database, err := sqlite.Open(t.Context(), filepath.Join(dir, "registry.db"), sqlite.Options{})
+	if err != nil {
+		t.Fatal(errors.Join(err, blobs.Close()))
+	}
+	to := storage.New(blobs, thawing{database, from.Registry})
+	t.Cleanup(func() { to.Close() })
+	if _, err := backup.Migrate(t.Context(), from.Registry, to, backup.MigrateOptions{}); !errors.Is(err, backup.ErrUndone) {
+		t.Errorf("Migrate: %v", err)
+	}
+}
+
 func TestAMoveThatWasInterruptedGoesOn(t *testing.T) {
 	t.Parallel()
 	from, to := open(t, t.TempDir()), open(t, t.TempDir())
