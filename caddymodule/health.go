@@ -19,6 +19,9 @@ const (
 	readyPath = "/readyz"
 )
 
+// healthTimeout is how long storage may take to be read: one that does not answer cannot be.
+const healthTimeout = 3 * time.Second
+
 // health is what /readyz tells. It is open to all, so that why something is degraded is in
 // the log.
 type health struct {
@@ -86,6 +89,8 @@ const littleSpace = 1 << 30
 
 // storageHealth tells what is wrong with storage that can be read, and otherwise why not.
 func (a *App) storageHealth(ctx context.Context) (problem string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+	defer cancel()
 	opened, err := a.open()
 	if err != nil {
 		return "", err
