@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -234,4 +236,101 @@ func TestLocksGoWithTheirHolders(t *testing.T) {
 		t.Errorf("%d have the lock", n)
 	}
 	got()
+}
+
+// silentProxy passes connections on. When it is told to it lets nothing through any more on
+// those that there are, while new ones work.
+type silentProxy struct {
+	net.Listener
+	mu     sync.Mutex
+	silent chan struct{} // closed for those that there are
+}
+
+func newSilentProxy(t *testing.T, to string) *silentProxy {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	p := &silentProxy{Listener: listener, silent: make(chan struct{})}
+	go func() {
+		for {
+			client, err := p.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", to)
+			if err != nil {
+				client.Close()
+				continue
+			}
+			p.mu.Lock()
+			silent := p.silent
+			p.mu.Unlock()
+			go pass(server, client, silent)
+			go pass(client, server, silent)
+		}
+	}()
+	return p
+}
+
+// silence lets nothing more through.
+func (p *silentProxy) silence() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.silent)
+	p.silent = make(chan struct{})
+}
+
+func pass(to, from net.Conn, silent <-chan struct{}) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buf)
+		select {
+		case <-silent:
+			// Who closes a connection is not told that either.
+			return
+		default:
+		}
+		if _, writeErr := to.Write(buf[:n]); err != nil || writeErr != nil {
+			to.Close()
+			from.Close()
+			return
+		}
+	}
+}
+
+// TestSilentConnectionsAreReplaced which something in between has forgotten.
+func TestSilentConnectionsAreReplaced(t *testing.T) {
+	p := newPostgres(t)
+	p.start()
+	address, err := url.Parse(p.newDatabase(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := newSilentProxy(t, address.Host)
+	address.Host = proxy.Addr().String()
+	database, err := postgres.Open(t.Context(), address.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer database.Close()
+	write := func(name string) error {
+		return database.Write(t.Context(), func(tx storage.Tx) error {
+			_, err := tx.Exec(`INSERT INTO usage (name, bytes) VALUES ($1, 1)`, name)
+			return err
+		})
+	}
+	if err := write("before"); err != nil {
+		t.Fatal(err)
+	}
+	proxy.silence()
+	if err := write("after"); err != nil {
+		t.Errorf("a write that is tried again: %v", err)
+	}
+	var n int
+	if err := database.Read(t.Context()).QueryRow(`SELECT count(*) FROM usage WHERE name IN ('before', 'after')`).Scan(&n); err != nil || n != 2 {
+		t.Errorf("%d were written, %v", n, err)
+	}
 }

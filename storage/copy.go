@@ -186,6 +186,7 @@ func (r *Registry) LeaveStore(ctx context.Context) error {
 		return err
 	}
 	return r.database.Write(ctx, func(tx Tx) error {
+		takeTime(tx)
 		if _, err := tx.Exec(`DELETE FROM uploads`); err != nil {
 			return err
 		}
@@ -248,6 +249,7 @@ type LoadOptions struct {
 // meanwhile, unless its database is a [MomentReader].
 func (r *Registry) Load(ctx context.Context, from *Registry, options LoadOptions) error {
 	err := r.database.Write(ctx, func(tx Tx) error {
+		takeTime(tx)
 		if err := checkEmpty(tx); err != nil {
 			return err
 		}

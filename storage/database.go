@@ -46,6 +46,19 @@ type Tx interface {
 	Exec(query string, args ...any) (sql.Result, error)
 }
 
+// Hurried is a [Tx] that is undone when a statement takes long, since it may never end.
+type Hurried interface {
+	// TakeTime has it wait, as long as it takes, until it ends or is committed.
+	TakeTime()
+}
+
+// takeTime is called by a write of which a statement may read or change much.
+func takeTime(tx Tx) {
+	if hurried, ok := tx.(Hurried); ok {
+		hurried.TakeTime()
+	}
+}
+
 //go:embed migrations/*.sql
 var migrations embed.FS
 

@@ -261,6 +261,7 @@ func (r *Registry) DeleteRepository(ctx context.Context, repository string) erro
 		if err != nil {
 			return err
 		}
+		takeTime(tx)
 		forgotten, err = r.discardAll(tx, id)
 		return err
 	})

@@ -71,6 +71,7 @@ func countQuota(tx Tx, q Quota) error {
 	if err != nil || known {
 		return err
 	}
+	takeTime(tx)
 	names, err := scanStrings(tx.Query(`SELECT name FROM repositories WHERE upstream IS NULL ORDER BY id`))
 	if err != nil {
 		return err

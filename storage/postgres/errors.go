@@ -39,7 +39,7 @@ func explain(err error) error {
 		return fmt.Errorf("%w: %w", storage.ErrUnavailable, err)
 	}
 	switch told.Code {
-	case lockNotAvailable, stoodStill:
+	case lockNotAvailable, stoodStill, readOnly:
 		return fmt.Errorf("%w: %w", storage.ErrUnavailable, err)
 	}
 	return err
@@ -53,6 +53,7 @@ func isLocked(err error) bool {
 
 const (
 	diskFull         = "53100"
+	readOnly         = "25006" // it was the primary, or is not yet
 	lockNotAvailable = "55P03"
 	stoodStill       = "25P03" // idle_in_transaction_session_timeout
 )

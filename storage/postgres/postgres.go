@@ -9,11 +9,13 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 
 	"github.com/eblume/caddy-registry/storage"
+	"github.com/eblume/caddy-registry/storage/internal/dial"
 	"github.com/eblume/caddy-registry/storage/internal/schema"
 )
 
@@ -22,6 +24,8 @@ const (
 	maxConnections = 20
 	// idleFor is how long one is kept that nobody uses.
 	idleFor = 5 * time.Minute
+	// usedFor is how long one is used at most: a name may stand for another server by then.
+	usedFor = 30 * time.Minute
 	// frozenAfter is how long a transaction may stand still, in a process that stopped,
 	// before the server ends it: others wait for it to write.
 	frozenAfter = 10 * time.Second
@@ -29,6 +33,9 @@ const (
 	migrateSeconds = 300
 	// lockedFor is how long a write waits for others before it gives up.
 	lockedFor = 20 * time.Second
+	// silentFor is how long the server may take to answer a statement of a write, unless that
+	// is said to take its time: all writes wait for it.
+	silentFor = 30 * time.Second
 )
 
 // Database is a [storage.Database] on a server.
@@ -47,10 +54,24 @@ func Open(ctx context.Context, url string) (*Database, error) {
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "caddy-registry"
 	}
+	dialer := dial.New()
+	config.DialFunc = dialer.DialContext
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = dial.Timeout
+	}
+	dialer.Timeout = config.ConnectTimeout
+	if config.ValidateConnect == nil {
+		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	}
+	keep := config.OnPgError
+	config.OnPgError = func(conn *pgconn.PgConn, told *pgconn.PgError) bool {
+		return told.Code != readOnly && keep(conn, told)
+	}
 	db := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(set))
 	db.SetMaxOpenConns(maxConnections)
 	db.SetMaxIdleConns(maxConnections)
 	db.SetConnMaxIdleTime(idleFor)
+	db.SetConnMaxLifetime(usedFor)
 	if err := migrate(ctx, db); err != nil {
 		return nil, errors.Join(fmt.Errorf("bringing it to the schema of today: %w", err), db.Close())
 	}
@@ -138,7 +159,7 @@ func (d *Database) ReadMoment(ctx context.Context, f func(storage.Querier) error
 		return explain(err)
 	}
 	defer func() { _ = transaction.Rollback() }() // it has only read
-	tx := tx{ctx, transaction}
+	tx := &tx{ctx: ctx, tx: transaction}
 	// It holds nothing that others wait for, and may wait for who writes what it reads.
 	if _, err := tx.Exec(`SET LOCAL idle_in_transaction_session_timeout = 0`); err != nil {
 		return err
