@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 
@@ -24,16 +25,25 @@ func explain(err error) error {
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, storage.ErrUnavailable) {
 		return err
 	}
-	var answered *awshttp.ResponseError
-	if errors.As(err, &answered) && answered.HTTPStatusCode() != 0 {
-		if answered.HTTPStatusCode() >= 500 || answered.HTTPStatusCode() == http.StatusTooManyRequests {
-			return fmt.Errorf("%w: %w", storage.ErrUnavailable, err)
-		}
-		return err
-	}
-	var network net.Error
-	if errors.As(err, &network) || errors.Is(err, context.DeadlineExceeded) {
+	if isPassing(err) {
 		return fmt.Errorf("%w: %w", storage.ErrUnavailable, err)
 	}
 	return err
+}
+
+// isPassing reports whether an error is of the service or the way to it, and not of what was
+// asked.
+func isPassing(err error) bool {
+	var answered *awshttp.ResponseError
+	if errors.As(err, &answered) && answered.HTTPStatusCode() != 0 {
+		switch status := answered.HTTPStatusCode(); status {
+		case http.StatusRequestTimeout, http.StatusConflict, http.StatusTooManyRequests:
+			return true
+		default:
+			var told smithy.APIError
+			return status >= 500 || errors.As(err, &told) && told.ErrorCode() == "RequestTimeout" // 400 with AWS
+		}
+	}
+	var network net.Error
+	return errors.As(err, &network) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, io.ErrUnexpectedEOF)
 }

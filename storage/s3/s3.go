@@ -9,11 +9,14 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"net"
+	"net/http"
 	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
@@ -25,6 +28,7 @@ import (
 
 	"github.com/eblume/caddy-registry/storage"
 	"github.com/eblume/caddy-registry/storage/filesystem"
+	"github.com/eblume/caddy-registry/storage/internal/dial"
 )
 
 // Options are those of [Open].
@@ -88,6 +92,7 @@ func Open(ctx context.Context, options Options) (*Store, error) {
 	}
 	client := s3.NewFromConfig(loaded, func(o *s3.Options) {
 		o.UsePathStyle = options.PathStyle
+		o.HTTPClient = newClient()
 		o.Retryer = retry.AddWithErrorCodes(o.Retryer, conflicts...)
 		if options.Endpoint != "" {
 			o.BaseEndpoint = &options.Endpoint
@@ -105,6 +110,20 @@ func Open(ctx context.Context, options Options) (*Store, error) {
 		spool:   spool,
 		process: uuid.NewString(),
 	}, nil
+}
+
+const (
+	// answerTimeout is how long the service may take to begin an answer.
+	answerTimeout = 2 * time.Minute
+	// silence is how long it may send nothing, be it in an answer or while a request is sent.
+	silence = 5 * time.Minute
+)
+
+// newClient returns a client that gives up on a service that is silent.
+func newClient() *awshttp.BuildableClient {
+	return awshttp.NewBuildableClient().WithReadTimeout(silence).
+		WithDialerOptions(func(d *net.Dialer) { *d = *dial.New() }).
+		WithTransportOptions(func(t *http.Transport) { t.ResponseHeaderTimeout = answerTimeout })
 }
 
 // conflicts are what a service answers that is doing something else there. No two requests
