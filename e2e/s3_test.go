@@ -5,9 +5,11 @@ package e2e
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -246,5 +248,81 @@ func TestAnUploadIsWhereItWasWhenTheBucketIsBack(t *testing.T) {
 		if _, err := r.FinishUpload(ctx, "a", id, chunk(rest, -1), d); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// awayDatabase is one that cannot be written to for a while.
+type awayDatabase struct {
+	storage.Database
+	away atomic.Bool
+}
+
+func (d *awayDatabase) Write(ctx context.Context, f func(storage.Tx) error) error {
+	if d.away.Load() {
+		return fmt.Errorf("%w: nobody answers", storage.ErrUnavailable)
+	}
+	return d.Database.Write(ctx, f)
+}
+
+// TestAnUploadIsWhereItWasWhenTheDatabaseIsBack on any process, though its bytes had become a
+// blob's.
+func TestAnUploadIsWhereItWasWhenTheDatabaseIsBack(t *testing.T) {
+	s := newS3(t)
+	s.start()
+	bucket := s.newBucket(t)
+	open := func() storage.BlobStore {
+		blobs, err := s.open(bucket, t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { blobs.Close() })
+		return blobs
+	}
+	_, own, err := withSQLite(open(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { own.Close() })
+	database := &awayDatabase{Database: own}
+	first, second := storage.New(open(), database), storage.New(open(), database)
+	ctx := t.Context()
+	for name, test := range map[string]struct {
+		before string
+		again  *storage.Registry
+	}{
+		"all at once, the same":        {"", first},
+		"all at once, another":         {"", second},
+		"the end of more, the same":    {"abc", first},
+		"the end of more, another one": {"abc", second},
+	} {
+		id, err := first.StartUpload(ctx, "a", digest.SHA256)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if test.before != "" {
+			if _, err := first.AppendUpload(ctx, "a", id, storage.Chunk{Body: &givenBody{strings.NewReader(test.before), closed()}, Start: 0, Size: -1}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		rest := "the rest, " + name
+		d := digest.FromString(test.before + rest)
+		finish := func(r *storage.Registry) error {
+			_, err := r.FinishUpload(ctx, "a", id, storage.Chunk{Body: &givenBody{strings.NewReader(rest), closed()}, Start: -1, Size: -1}, d)
+			return err
+		}
+		database.away.Store(true)
+		if err := finish(first); !errors.Is(err, storage.ErrUnavailable) {
+			t.Errorf("%s: finished without a database: %v", name, err)
+		}
+		database.away.Store(false)
+		if err := finish(test.again); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := first.StatBlob(ctx, "a", d); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if left := s.names(t, bucket, "of/tests/uploads/"); len(left) > 0 {
+		t.Errorf("left in the bucket: %q", left)
 	}
 }

@@ -26,8 +26,8 @@ type BlobStore interface {
 
 	// Writer goes on with the upload id, a UUID, from the state that Suspend gave in this
 	// or an earlier process; a state of size 0 begins it. The writer may hold more bytes
-	// than the state says, if a process ended while it wrote, or fewer, if the machine
-	// did. ErrUploadUnknown: the bytes are gone.
+	// than the state says, if a process ended while it wrote and the state is not Exact, or
+	// fewer, if the machine did. ErrUploadUnknown: the bytes are gone.
 	Writer(ctx context.Context, id string, state UploadState) (BlobWriter, error)
 	// OpenUpload returns what a writer of the upload has been given, and will be: reading
 	// comes to an end where the writer is. It stays readable when the upload has become a
@@ -72,7 +72,7 @@ const MaxPending = 6 * time.Hour
 const MinOrphan = MaxPending + 2*time.Hour
 
 // BlobWriter appends to one upload. It is used by one goroutine at a time, and ended by
-// one of Commit, Suspend and Discard.
+// one of Commit, Suspend and Discard; of the others Discard may follow.
 type BlobWriter interface {
 	// ReadFrom appends all of r. When r fails, what was read until then is kept. What one
 	// Read gave can be read by OpenUpload when Read is called again. ErrFull: there is no
@@ -83,8 +83,9 @@ type BlobWriter interface {
 	// Verify returns ErrDigestInvalid unless the bytes so far, and then rest, are the blob d.
 	Verify(d digest.Digest, rest []byte) error
 	// Commit makes the upload the blob d, and returns its place. When it returns nil the
-	// blob is there and survives a loss of power. If the bytes have another digest it
-	// returns ErrDigestInvalid and the upload is as it was.
+	// blob is there and survives a loss of power; what is left of the upload then stays
+	// until it is discarded. If the bytes have another digest it returns ErrDigestInvalid
+	// and the upload is as it was.
 	Commit(ctx context.Context, d digest.Digest) (place string, err error)
 	// Suspend ends the writer and returns what [BlobStore.Writer] needs to go on.
 	Suspend() (UploadState, error)
@@ -98,5 +99,6 @@ type UploadState struct {
 	Algorithm digest.Algorithm
 	Size      int64  // bytes that Hash covers
 	Hash      []byte // the marshaled hash of those bytes
-	Store     []byte // the store's own, such as a multipart upload's parts
+	Store     []byte // the store's own, such as where the parts of an upload are
+	Exact     bool   // what it has beyond Size is not wanted
 }

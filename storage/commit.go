@@ -21,7 +21,8 @@ func isLate(began time.Time) bool {
 }
 
 // commitUpload makes an upload a blob of repositories, copies of the upstream's unless that
-// is empty. With an error it is gone, but for ErrUnavailable of one that can be retried.
+// is empty. With an error it is gone, but for ErrUnavailable of one that can be retried: that
+// is where it was before this request.
 func (r *Registry) commitUpload(ctx context.Context, u *upload, d digest.Digest, upstream string, repositories ...string) error {
 	ctx = context.WithoutCancel(ctx)
 	// Another upload of the same blob must not count on bytes that this one takes away.
@@ -30,11 +31,8 @@ func (r *Registry) commitUpload(ctx context.Context, u *upload, d digest.Digest,
 	defer lock.Unlock()
 	began := time.Now()
 	place, err := u.Commit(ctx, d)
-	if u.retried && errors.Is(err, ErrUnavailable) {
-		return errors.Join(err, u.Discard()) // it is where it was before this request
-	}
 	if err != nil {
-		return errors.Join(err, r.dropUpload(ctx, u))
+		return r.failUpload(ctx, u, err)
 	}
 	key, spare := BlobKey{d, place}, ""
 	err = r.database.Write(ctx, func(tx Tx) error {
@@ -57,10 +55,11 @@ func (r *Registry) commitUpload(ctx context.Context, u *upload, d digest.Digest,
 			// What stays takes room until it is swept up, and does no harm.
 			_ = r.blobs.Delete(ctx, BlobKey{d, spare})
 		}
+		_ = r.discardUpload(ctx, u) // likewise
 		return nil
 	}
 	refused := errors.Is(err, ErrFull) || errors.Is(err, ErrQuota)
-	err = errors.Join(err, r.forgetUpload(ctx, u.id))
+	err = r.failUpload(ctx, u, err)
 	if !refused {
 		// Not all of a transaction that failed need be undone: if it was its sync that
 		// failed, it may be found when the database is opened again, and the fact must not

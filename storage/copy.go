@@ -92,8 +92,8 @@ func (r *Registry) AddBytes(ctx context.Context, d digest.Digest, bytes io.Reade
 	lock.Lock()
 	defer lock.Unlock()
 	place, err := w.Commit(ctx, d)
-	if err != nil {
-		return BlobKey{}, errors.Join(err, w.Discard())
+	if err := errors.Join(err, w.Discard()); err != nil {
+		return BlobKey{}, err
 	}
 	return BlobKey{d, place}, nil
 }

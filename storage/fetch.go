@@ -22,6 +22,7 @@ type Fetch struct {
 	digest   digest.Digest
 	writer   BlobWriter
 	revision int64 // of the fact that it goes on from
+	shared   bool  // others may know of what arrived before
 	unlock   func()
 	known    bool       // a fact says that there is the fetch
 	recorded chan error // gets how it went to write that fact; nil if nobody does
@@ -47,7 +48,7 @@ func (r *Registry) BeginFetch(ctx context.Context, upstream string, d digest.Dig
 		}
 		now, state, revision, err := r.fetchState(ctx, f.key)
 		if err == nil && now == id {
-			state.Algorithm, f.revision = d.Algorithm(), revision
+			state.Algorithm, f.revision, f.shared = d.Algorithm(), revision, state.Size > 0
 			if f.writer, err = r.fetchWriter(ctx, f.id, state); err == nil {
 				return f, nil
 			}
@@ -108,7 +109,7 @@ func (f *Fetch) awaitRecord() error {
 
 // upload is what it is whose fact is written.
 func (f *Fetch) upload() *upload {
-	return &upload{BlobWriter: f.writer, id: f.id, recorded: f.known, revision: f.revision}
+	return &upload{BlobWriter: f.writer, id: f.id, recorded: f.known, revision: f.revision, shared: f.shared}
 }
 
 // forget removes the fact.

@@ -129,12 +129,13 @@ type lateStore struct {
 
 func (s *lateStore) Writer(ctx context.Context, id string, state storage.UploadState) (storage.BlobWriter, error) {
 	w, err := s.BlobStore.Writer(ctx, id, state)
-	return &lateWriter{w, s}, err
+	return &lateWriter{BlobWriter: w, store: s}, err
 }
 
 type lateWriter struct {
 	storage.BlobWriter
-	store *lateStore
+	store     *lateStore
+	committed bool
 }
 
 func (w *lateWriter) Commit(ctx context.Context, d digest.Digest) (string, error) {
@@ -145,7 +146,16 @@ func (w *lateWriter) Commit(ctx context.Context, d digest.Digest) (string, error
 	}
 	// What it says is of no use any more.
 	w.store.late = func() { _, _ = w.BlobWriter.Commit(ctx, d) }
+	w.committed = true
 	return "", nil
+}
+
+// Discard leaves what is to be committed.
+func (w *lateWriter) Discard() error {
+	if w.committed {
+		return nil
+	}
+	return w.BlobWriter.Discard()
 }
 
 // powerLosses runs rounds and returns what was found wrong. In each the disk first says

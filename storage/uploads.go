@@ -96,7 +96,7 @@ func (r *Registry) UploadSize(ctx context.Context, repository, id string) (int64
 		return 0, err
 	}
 	defer unlock()
-	state, _, err := r.uploadState(ctx, repository, id)
+	state, revision, err := r.uploadState(ctx, repository, id)
 	if err != nil {
 		return 0, err
 	}
@@ -104,8 +104,12 @@ func (r *Registry) UploadSize(ctx context.Context, repository, id string) (int64
 	if err != nil {
 		return 0, err
 	}
-	_, err = w.Suspend()
-	return w.Size(), err
+	if w.Size() == state.Size {
+		_, err = w.Suspend()
+		return w.Size(), err
+	}
+	// More arrived than anybody was told of. Now somebody is, and may go on from there.
+	return w.Size(), r.suspendUpload(ctx, &upload{BlobWriter: w, id: id, recorded: true, revision: revision, retried: true})
 }
 
 // Chunk is a piece of an upload.
@@ -281,6 +285,7 @@ type upload struct {
 	id       string
 	recorded bool  // there is a fact of it
 	revision int64 // of that, from which it goes on
+	shared   bool  // Suspend was called, and may have given others something of it
 	retried  bool  // who sent a part of it may send the same again
 }
 
@@ -315,11 +320,13 @@ func (r *Registry) receive(ctx context.Context, repository, id string, chunk Chu
 	if err != nil {
 		return nil, nil, err
 	}
+	// What arrived before, and nobody was told of, is sent again.
+	state.Exact = true
 	w, err := r.blobs.Writer(ctx, id, state)
 	if err != nil {
 		return nil, nil, err
 	}
-	u := &upload{BlobWriter: w, id: id, recorded: true, revision: revision, retried: true}
+	u := &upload{BlobWriter: w, id: id, recorded: true, revision: revision, shared: state.Size > 0, retried: true}
 	if chunk.Start >= 0 && chunk.Start != w.Size() {
 		err := fmt.Errorf("%w: it starts at %d but the upload has %d bytes", ErrRangeInvalid, chunk.Start, w.Size())
 		return u, nil, errors.Join(err, r.suspendUpload(ctx, u))
@@ -411,7 +418,7 @@ func (r *Registry) suspendUpload(ctx context.Context, u *upload) error {
 	})
 	switch {
 	case errors.Is(err, ErrFull):
-		return errors.Join(err, r.blobs.Discard(ctx, u.id))
+		return errors.Join(err, r.dropUpload(ctx, u))
 	case err != nil || recorded:
 		return err
 	case known:
@@ -441,6 +448,23 @@ func (r *Registry) dropUpload(ctx context.Context, u *upload) error {
 		return err
 	}
 	return r.blobs.Discard(ctx, u.id)
+}
+
+// failUpload ends an upload that could not become a blob, unless it may be that later.
+func (r *Registry) failUpload(ctx context.Context, u *upload, err error) error {
+	if u.retried && errors.Is(err, ErrUnavailable) {
+		return errors.Join(err, u.Discard())
+	}
+	return errors.Join(err, r.dropUpload(ctx, u))
+}
+
+// discardUpload removes what is left of an upload that has become a blob.
+func (r *Registry) discardUpload(ctx context.Context, u *upload) error {
+	err := u.Discard()
+	if u.shared {
+		err = errors.Join(err, r.blobs.Discard(ctx, u.id))
+	}
+	return err
 }
 
 func (r *Registry) forgetUpload(ctx context.Context, id string) error {

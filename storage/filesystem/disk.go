@@ -30,6 +30,7 @@ type File interface {
 	io.Closer
 	Stat() (fs.FileInfo, error)
 	Sync() error
+	Truncate(size int64) error
 }
 
 // osDisk is the operating system.

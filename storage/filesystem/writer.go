@@ -27,14 +27,22 @@ type writer struct {
 	reserved  int64 // room was made up to here
 }
 
-// resume brings the hash to the end of the file, from where state says if it can.
+// resume brings the hash to the end of the file, from where state says if it can. What the
+// state does not want is cut off.
 func (w *writer) resume(state storage.UploadState) error {
 	info, err := w.file.Stat()
 	if err != nil {
 		return err
 	}
+	size := info.Size()
+	if state.Exact && size > state.Size {
+		size = state.Size
+		if err := w.file.Truncate(size); err != nil {
+			return err
+		}
+	}
 	w.hash = w.algorithm.Hash()
-	if state.Size > 0 && state.Size <= info.Size() {
+	if state.Size > 0 && state.Size <= size {
 		if err := w.hash.(encoding.BinaryUnmarshaler).UnmarshalBinary(state.Hash); err != nil {
 			return fmt.Errorf("hash of upload %s: %w", w.id, err)
 		}
@@ -43,7 +51,7 @@ func (w *writer) resume(state storage.UploadState) error {
 	if _, err := w.file.Seek(w.size, io.SeekStart); err != nil {
 		return err
 	}
-	if w.size == info.Size() {
+	if w.size == size {
 		return nil
 	}
 	w.unsynced = true

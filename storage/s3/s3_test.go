@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
+	"github.com/google/uuid"
 	"github.com/opencontainers/go-digest"
 
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
@@ -122,7 +123,7 @@ func TestOutagesAreToldFromRefusals(t *testing.T) {
 			Response: &smithyhttp.Response{Response: &http.Response{StatusCode: status}}, Err: &smithy.GenericAPIError{Code: "X"},
 		}})
 	}
-	for _, err := range []error{answered(500), answered(503), answered(429), &net.OpError{Op: "dial", Err: errors.New("refused")}, context.DeadlineExceeded} {
+	for _, err := range []error{answered(500), answered(503), answered(429), answered(409), answered(408), io.ErrUnexpectedEOF, &net.OpError{Op: "dial", Err: errors.New("refused")}, context.DeadlineExceeded} {
 		if !errors.Is(explain(err), storage.ErrUnavailable) {
 			t.Errorf("%v is no outage", err)
 		}
@@ -134,5 +135,48 @@ func TestOutagesAreToldFromRefusals(t *testing.T) {
 	}
 	if !isAbsent(fmt.Errorf("get: %w", &smithy.GenericAPIError{Code: "NoSuchKey"})) || isAbsent(answered(500)) {
 		t.Error("what is absent is not told from the rest")
+	}
+}
+
+// TestNoAnswerOfTheServiceEndsAnUpload since the bytes are not at fault.
+func TestNoAnswerOfTheServiceEndsAnUpload(t *testing.T) {
+	var status atomic.Int32
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(int(status.Load()))
+	}))
+	defer service.Close()
+	s, err := Open(t.Context(), Options{
+		Bucket: "bucket", Endpoint: service.URL, PathStyle: true, AccessKeyID: "id", SecretAccessKey: "secret", Spool: t.TempDir(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for _, answer := range []int{http.StatusBadRequest, http.StatusForbidden, http.StatusConflict} {
+		status.Store(int32(answer))
+		for what, end := range map[string]func(storage.BlobWriter) error{
+			"Suspend": func(w storage.BlobWriter) error {
+				_, err := w.Suspend()
+				return err
+			},
+			"Commit": func(w storage.BlobWriter) error {
+				_, err := w.Commit(t.Context(), digest.FromString("content"))
+				return err
+			},
+		} {
+			w, err := s.Writer(t.Context(), uuid.NewString(), storage.UploadState{Algorithm: digest.SHA256})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.ReadFrom(strings.NewReader("content")); err != nil {
+				t.Fatal(err)
+			}
+			if err := end(w); !errors.Is(err, storage.ErrUnavailable) {
+				t.Errorf("%s, answered %d: %v", what, answer, err)
+			}
+			if err := w.Discard(); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 }

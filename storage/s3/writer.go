@@ -102,7 +102,8 @@ func (w *writer) partName(p part) string {
 	return w.store.uploadPrefix(w.id) + fmt.Sprintf("%020d/", p.Offset) + p.Place
 }
 
-// send makes what the spool has from an offset on an object.
+// send makes what the spool has from an offset on an object. Whatever the service says to
+// that, the bytes are not wrong, and may be sent again later.
 func (w *writer) send(ctx context.Context, name string, offset, size int64) error {
 	spooled, err := w.store.spool.OpenUpload(ctx, w.id)
 	if err != nil {
@@ -117,7 +118,11 @@ func (w *writer) send(ctx context.Context, name string, offset, size int64) erro
 	if at, ok := spooled.(io.ReaderAt); ok {
 		body = io.NewSectionReader(at, offset, size)
 	}
-	return w.store.put(ctx, name, body)
+	err = w.store.put(ctx, name, body)
+	if err != nil && !errors.Is(err, storage.ErrUnavailable) {
+		err = fmt.Errorf("%w: %w", storage.ErrUnavailable, err)
+	}
+	return err
 }
 
 // Commit implements [storage.BlobWriter].
@@ -128,11 +133,6 @@ func (w *writer) Commit(ctx context.Context, d digest.Digest) (string, error) {
 	place := newPlace()
 	if err := w.send(ctx, w.store.blobKey(storage.BlobKey{Digest: d, Place: place}), 0, w.Size()); err != nil {
 		return "", err
-	}
-	// The blob is there: what is left of its upload is only in the way.
-	_ = w.Discard()
-	if len(w.paused.Parts) > 0 {
-		_ = w.store.removeAll(ctx, w.store.uploadPrefix(w.id), 0)
 	}
 	return place, nil
 }

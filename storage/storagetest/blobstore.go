@@ -28,6 +28,7 @@ func TestBlobStore(t *testing.T, fresh func(testing.TB) func() (storage.BlobStor
 		{"another digest is refused and the upload stays as it was", testDigestMismatch},
 		{"a suspended upload goes on, also after a restart", testSuspend},
 		{"bytes behind the state are kept or lost, never wrong", testStateBehind},
+		{"bytes behind an exact state are gone", testExactState},
 		{"what was read of a broken body is kept", testBrokenBody},
 		{"a discarded upload is gone", testDiscard},
 		{"a deleted blob is gone, but not for who reads it", testDeleteBlob},
@@ -130,6 +131,9 @@ func (s *blobStore) commit(w storage.BlobWriter, d digest.Digest) {
 	s.t.Helper()
 	if _, err := w.Commit(context.Background(), d); err != nil {
 		s.t.Fatalf("Commit: %v", err)
+	}
+	if err := w.Discard(); err != nil {
+		s.t.Errorf("Discard of what is left: %v", err)
 	}
 }
 
@@ -256,6 +260,31 @@ func testStateBehind(t *testing.T, s *blobStore) {
 	s.wantBytes(digest.FromString(content+"!"), content+"!")
 }
 
+func testExactState(t *testing.T, s *blobStore) {
+	for _, known := range []string{"", "known to the facts"} {
+		for _, restart := range []bool{false, true} {
+			id := uuid.NewString()
+			w := s.writer(id, storage.UploadState{})
+			s.write(w, known)
+			state := s.suspend(w)
+			w = s.writer(id, state)
+			s.write(w, " and more than is sent again")
+			s.suspend(w) // this state is lost
+			if restart {
+				s.restart()
+			}
+			state.Exact = true
+			w = s.writer(id, state)
+			if w.Size() != int64(len(known)) {
+				t.Fatalf("Size = %d, want %d", w.Size(), len(known))
+			}
+			s.write(w, ", and this")
+			s.commit(w, digest.FromString(known+", and this"))
+			s.wantBytes(digest.FromString(known+", and this"), known+", and this")
+		}
+	}
+}
+
 func testBrokenBody(t *testing.T, s *blobStore) {
 	broken := newBody("ab")
 	broken.err = errors.New("connection reset")
@@ -370,6 +399,9 @@ func testSameBlob(t *testing.T, s *blobStore) {
 				return err
 			}
 			if _, err := w.Commit(context.Background(), d); err != nil {
+				return err
+			}
+			if err := w.Discard(); err != nil {
 				return err
 			}
 			// From now on it must be there, whole, whatever the others do.

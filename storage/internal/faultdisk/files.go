@@ -240,6 +240,16 @@ func (f *file) Sync() error {
 	return err
 }
 
+func (f *file) Truncate(size int64) error {
+	end, err := f.begin(change)
+	if err != nil {
+		return err
+	}
+	defer end()
+	f.node.write(write{offset: size, truncate: true})
+	return nil
+}
+
 func (f *file) Close() error {
 	f.disk.mu.Lock()
 	defer f.disk.mu.Unlock()
