@@ -36,6 +36,7 @@ type Registry struct {
 	collecting chan struct{} // has room for the one that collects
 	verifying  chan struct{} // likewise
 	evicting   chan struct{} // likewise
+	counting   chan struct{} // likewise
 
 	// committing has the locks that are held while blobs get their bytes and their facts.
 	// There are many, so that blobs that share one seldom wait for each other's disk.
@@ -58,6 +59,7 @@ func New(blobs BlobStore, database Database) *Registry {
 		collecting: make(chan struct{}, 1),
 		verifying:  make(chan struct{}, 1),
 		evicting:   make(chan struct{}, 1),
+		counting:   make(chan struct{}, 1),
 	}
 }
 

@@ -41,6 +41,11 @@ func (d *sharedDatabase) Lock(ctx context.Context, name string) (unlock func(), 
 	}
 }
 
+// ReadMoment is one, since nothing is written meanwhile.
+func (d *sharedDatabase) ReadMoment(ctx context.Context, f func(storage.Querier) error) error {
+	return f(d.Read(ctx))
+}
+
 // openShared returns two registries over the same storage.
 func openShared(t *testing.T) (a, b *storage.Registry, database storage.Database) {
 	t.Helper()

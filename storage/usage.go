@@ -30,14 +30,13 @@ const (
 	privateNamespace = "private" // of this registry's own repositories
 )
 
-// SetQuotas makes quotas those that pushes are held to from now on. What they are to
-// count is counted once, or each time if other processes may have other quotas and do not
-// count for these; that takes a while if there is much.
+// SetQuotas makes quotas those that pushes are held to from now on. What they are to count
+// is counted once, before that. If other processes may have other quotas, and do not count
+// for these, it is counted each time, and until then something else may be counted.
 func (r *Registry) SetQuotas(ctx context.Context, quotas []Quota) error {
 	r.quotas.Store(&quotas)
-	wanted := make(map[string]bool, len(quotas))
-	for _, q := range quotas {
-		wanted[usageQuota+q.Name] = true
+	if r.Shared() {
+		return unlessMoving(r.recountQuotas(ctx, quotas))
 	}
 	return unlessMoving(r.database.Write(ctx, func(tx Tx) error {
 		known, err := scanStrings(tx.Query(`SELECT name FROM usage WHERE name LIKE 'quota %'`))
@@ -45,54 +44,96 @@ func (r *Registry) SetQuotas(ctx context.Context, quotas []Quota) error {
 			return err
 		}
 		for _, name := range known {
-			// One that nobody keeps up to date would be wrong when it is wanted again.
-			stale := !wanted[name]
-			if r.Shared() {
-				stale = wanted[name] // since others may not have kept it so, as they may other ones
+			if slices.ContainsFunc(quotas, func(q Quota) bool { return name == usageQuota+q.Name }) {
+				continue
 			}
-			if stale {
-				if _, err := tx.Exec(`DELETE FROM usage WHERE name = $1`, name); err != nil {
-					return err
-				}
+			// Nobody keeps it up to date: it would be wrong when it is wanted again.
+			if _, err := tx.Exec(`DELETE FROM usage WHERE name = $1`, name); err != nil {
+				return err
 			}
 		}
 		for _, q := range quotas {
-			if err := countQuota(tx, q); err != nil {
-				return fmt.Errorf("quota %s: %w", q.Name, err)
+			if slices.Contains(known, usageQuota+q.Name) {
+				continue
+			}
+			bytes, err := countQuota(tx, q)
+			if err == nil {
+				err = addUsage(tx, usageQuota+q.Name, bytes)
+			}
+			if err != nil {
+				return err
 			}
 		}
 		return nil
 	}))
 }
 
-// countQuota counts what a quota is for, unless that is known.
-func countQuota(tx Tx, q Quota) error {
-	known, err := exists(tx.QueryRow(`SELECT 1 FROM usage WHERE name = $1`, usageQuota+q.Name))
-	if err != nil || known {
-		return err
+// recountQuotas corrects what is counted for quotas by as much as that was wrong at one
+// moment, so that nobody who writes need wait while it is counted. What is added meanwhile
+// counts already, here and by others that have the same quotas.
+func (r *Registry) recountQuotas(ctx context.Context, quotas []Quota) error {
+	if len(quotas) == 0 {
+		return nil
 	}
-	takeTime(tx)
-	names, err := scanStrings(tx.Query(`SELECT name FROM repositories WHERE upstream IS NULL ORDER BY id`))
+	// Two would make the same correction.
+	release, err := r.alone(ctx, r.counting, "quotas", nil)
 	if err != nil {
 		return err
 	}
-	var bytes int64
+	defer release()
+	// When this is written all that knows other quotas has been.
+	if err := r.database.Write(ctx, func(Tx) error { return nil }); err != nil {
+		return err
+	}
+	missing := make([]int64, len(quotas))
+	err = r.readMoment(ctx, func(read Querier) error {
+		for i, q := range quotas {
+			counted, err := usage(read, usageQuota+q.Name)
+			if err != nil {
+				return err
+			}
+			bytes, err := countQuota(read, q)
+			if err != nil {
+				return err
+			}
+			missing[i] = bytes - counted
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return r.database.Write(ctx, func(tx Tx) error {
+		for i, q := range quotas {
+			if err := addUsage(tx, usageQuota+q.Name, missing[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// countQuota returns how many bytes there are of what a quota is for.
+func countQuota(read Querier, q Quota) (bytes int64, err error) {
+	names, err := scanStrings(read.Query(`SELECT name FROM repositories WHERE upstream IS NULL ORDER BY id`))
+	if err != nil {
+		return 0, fmt.Errorf("quota %s: %w", q.Name, err)
+	}
 	counted := make(map[int64]bool)
 	for _, name := range names {
 		if !q.Match(name) {
 			continue
 		}
-		if err := countBlobs(tx, name, counted, &bytes); err != nil {
-			return err
+		if err := countBlobs(read, name, counted, &bytes); err != nil {
+			return 0, fmt.Errorf("quota %s: %w", q.Name, err)
 		}
 	}
-	_, err = tx.Exec(`INSERT INTO usage (name, bytes) VALUES ($1, $2)`, usageQuota+q.Name, bytes)
-	return err
+	return bytes, nil
 }
 
 // countBlobs adds the sizes of a repository's blobs that are not counted yet.
-func countBlobs(tx Tx, repository string, counted map[int64]bool, bytes *int64) error {
-	rows, err := tx.Query(`
+func countBlobs(read Querier, repository string, counted map[int64]bool, bytes *int64) error {
+	rows, err := read.Query(`
 		SELECT b.id, b.size FROM repositories r
 		JOIN repository_blobs rb ON rb.repository = r.id
 		JOIN blobs b ON b.id = rb.blob WHERE r.name = $1`, repository)

@@ -15,6 +15,7 @@ import (
 var quotaTests = []registryTest{
 	{"quotas count shared blobs once", testQuota},
 	{"a quota is kept to by whoever comes first", testQuotaRace},
+	{"quotas that are set while blobs come and go are right", testQuotaSetMeanwhile},
 }
 
 func testQuota(t *testing.T, r *registry) {
@@ -107,4 +108,55 @@ func testQuotaRace(t *testing.T, r *registry) {
 		t.Errorf("%d bytes were taken, %v, want 50", stats.BlobBytes, err)
 	}
 	r.collect(storage.CollectOptions{})
+}
+
+// testQuotaSetMeanwhile has quotas be set, again and again, by two of what may be several
+// servers.
+func testQuotaSetMeanwhile(t *testing.T, r *registry) {
+	ctx := context.Background()
+	const room = 1 << 20
+	quotas := []storage.Quota{{Name: "team/**", Bytes: room, Match: func(repository string) bool { return strings.HasPrefix(repository, "team/") }}}
+	r.push("team/a", "before") // 6 bytes
+	if err := r.SetQuotas(ctx, quotas); err != nil {
+		t.Fatal(err)
+	}
+	var work []func() error
+	for range 2 {
+		work = append(work, func() error {
+			for range 10 {
+				if err := r.SetQuotas(ctx, quotas); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	for i := range 3 {
+		work = append(work, func() error {
+			for n := range 20 {
+				content := fmt.Sprintf("%d %02d six", i, n) // 8 bytes, of which every second goes
+				d := digest.FromString(content)
+				if err := r.PushBlob(ctx, "team/b", strings.NewReader(content), d); err != nil {
+					return err
+				}
+				if n%2 > 0 {
+					continue
+				}
+				if err := r.DeleteBlob(ctx, "team/b", d); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	for _, err := range together(work...) {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	const used = 6 + 3*10*8
+	if err := r.CheckQuota(ctx, "team/c", "", room-used); err != nil {
+		t.Errorf("there is no room for what there should be: %v", err)
+	}
+	wantError(t, "CheckQuota of one byte more", r.CheckQuota(ctx, "team/c", "", room-used+1), storage.ErrQuota)
 }
